@@ -321,6 +321,13 @@ class FaceReport(_Answer):
     margins: dict[str, float]
     passed: bool
     leaked_bits: float
+    match_probability: Annotated[
+        dict[str, float] | None,
+        Field(
+            description="Per recognizer, the probability that source and released face show one person, at equal "
+            "priors and rounded to 0.05; for information, thresholds decide. Null without match calibrators."
+        ),
+    ]
 
 
 class Privacy(_Answer):

@@ -190,6 +190,7 @@ def _describe(settings: Settings, assembly: Assembly) -> tuple[ModelInfo, ...]:
         "face-autoencoder": "autoencoder",
         "face-generator": "generator",
         "identity-manifold": "manifold",
+        "match-calibrators": "calibrators",
         "oracle-thresholds": "thresholds",
         "realism-test": "realism",
     }

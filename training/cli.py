@@ -174,7 +174,9 @@ def methods_table(
         if problems:
             raise ConfigError("; ".join(problems))
         try:
-            text = render_methods([load_job(card.name) for card in cards if card.family != "product"], runs)
+            methods = [load_job(card.name) for card in cards if card.family != "product"]
+            products = [card.name for card in cards if card.family == "product"]
+            text = render_methods(methods, runs, products=products)
         except ReportError as error:
             raise ConfigError(str(error)) from error
         if output is None:

@@ -9,13 +9,18 @@ from models.anonymizer.face_work import FaceWork
 from models.anonymizer.verdict import Reason
 from models.faces.alignment import CROP_SIZE, align_face, face_mask, transform_points
 from models.faces.boxes import Box
+from models.faces.restoration import CropRestorer
 
 _LANDMARK_REACH = 0.75  # landmarks may lie this far from the center of their box, in box sides
 _MIN_EYE_SHARE = 0.05  # eye distance over the longer side of the box; less is a profile that the template cannot hold
 
 
 def admit(
-    face: FaceWork, landmarks: NDArray[np.float64] | None, pixels: NDArray[np.uint8], min_eye_distance: float
+    face: FaceWork,
+    landmarks: NDArray[np.float64] | None,
+    pixels: NDArray[np.uint8],
+    min_eye_distance: float,
+    restorer: CropRestorer | None = None,
 ) -> None:
     """Align a face, or have it covered.
 
@@ -24,6 +29,7 @@ def admit(
         landmarks: what the detector found, (5, 2) in pixels or None.
         pixels: the picture (h, w, 3).
         min_eye_distance: in pixels; a face with less is covered.
+        restorer: cleans the crop where the picture under it is degraded.
     """
     if landmarks is None:
         face.redact(Reason.NO_LANDMARKS)
@@ -37,6 +43,8 @@ def admit(
         return
     face.landmarks = np.asarray(landmarks, dtype=np.float64)
     face.aligned = align_face(pixels, face.landmarks)
+    if restorer is not None:
+        face.aligned = restorer.restore_face(pixels, face.aligned)
     if face.policy.mode == "redact":
         face.redact(Reason.REQUESTED)
     elif eye_distance < min_eye_distance:

@@ -26,6 +26,8 @@ from models.diffusion.generator import FaceGenerator
 from models.encoder.attributes import AttributeEncoder, FaceAttributes
 from models.encoder.variational import IdentityEncoder
 from models.faces.detection import MtcnnDetector, UltraLightDetector, UnionDetector
+from models.faces.restoration import ARTIFACT_NAME as RESTORER_ARTIFACT
+from models.faces.restoration import CropRestorer, RestorationError, load_crop_restorer
 from models.identity.attribute_match import load_attribute_match
 from models.identity.gallery import EnrolledGallery
 from models.identity.leakage import LeakageMeter
@@ -33,11 +35,14 @@ from models.identity.manifold import IdentityManifold, load_manifold
 from models.identity.pseudonym import PseudonymIssuer, PseudonymKey
 from models.identity.pseudonym_book import MemoryPseudonymBook, PseudonymBook
 from models.identity.rejection import RejectionSampler
+from models.oracles.calibrators import ARTIFACT as CALIBRATORS_ARTIFACT
+from models.oracles.calibrators import MatchCalibrators, load_match_calibrators
 from models.oracles.ensemble import ORACLES, SERVING_ORACLES, OracleEnsemble, load_ensemble
 from models.oracles.networks.landmarks68 import load_landmarks
 from models.oracles.thresholds import Thresholds, load_thresholds
 from models.registry.manifest import ArtifactError
 from models.registry.store import ArtifactStore
+from models.runtime import autocast_dtype
 
 M = TypeVar("M", bound=ModelMixin)
 
@@ -50,6 +55,8 @@ OWN_ARTIFACTS = (
     "oracle-thresholds",
     "realism-test",
 )
+OPTIONAL_ARTIFACTS = (CALIBRATORS_ARTIFACT, RESTORER_ARTIFACT)
+"""Of ours as well; no release depends on them, so that a store may lack them. One that is there has to be sound."""
 UPSTREAM_ARTIFACTS = (
     "upstream-fr-detect",
     "upstream-fr-landmark",
@@ -153,12 +160,15 @@ def assemble(
         ArtifactError: an artifact is missing or damaged, or two do not belong together.
     """
     place = device or torch.device("cpu")
-    versions = check_parents(store)
+    present = tuple(name for name in OPTIONAL_ARTIFACTS if store.promoted(name) is not None)
+    versions = check_parents(store, (*OWN_ARTIFACTS, *UPSTREAM_ARTIFACTS, *present))
     thresholds = load_thresholds(store)
     ensemble = load_ensemble(store, centers=thresholds.centers).to(place)
     at_far = thresholds.at(settings.far, SERVING_ORACLES)
     generator = FaceGenerator(
-        load_network(store, "face-autoencoder", LatentAutoencoder), load_network(store, "face-generator", FaceDenoiser)
+        load_network(store, "face-autoencoder", LatentAutoencoder),
+        load_network(store, "face-generator", FaceDenoiser),
+        autocast_dtype(place),
     )
     generator = generator.eval().to(place)
     identity = load_network(store, "face-encoder", IdentityEncoder, "identity").to(place)
@@ -180,6 +190,7 @@ def assemble(
         realism,
         bounds=settings.bounds,
         plan=settings.plan,
+        curves=load_curves(store),
         device=place,
         observer=observer,
     )
@@ -209,8 +220,9 @@ def assemble(
         settings=settings.synthesis,
         limits=settings.limits,
         seeds=FaceSeeds(attribute_key, pseudonym_epoch),
-        landmarks=attributes.landmark_net if settings.synthesis.select == "landmarks" else None,
+        landmarks=attributes.landmark_net,
         matcher=SceneMatcher(generator, load_attribute_match(store)),
+        restorer=_load_noise_restorer(store) if RESTORER_ARTIFACT in present else None,
         pseudonyms=pseudonyms,
         models=versions,
         provenance_key=provenance_key,
@@ -270,6 +282,34 @@ def load_network(store: ArtifactStore, name: str, kind: type[M], folder: str = "
     source = Path(artifact.directory) / folder
     module = kind.from_pretrained(source, torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False)
     return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def load_curves(store: ArtifactStore) -> MatchCalibrators | None:
+    """Load the promoted match calibrators.
+
+    Args:
+        store: artifact store.
+
+    Returns:
+        Calibrators of every serving oracle, or None when none are promoted.
+
+    Raises:
+        ArtifactError: they are damaged, lack an oracle, or belong to other oracles or thresholds.
+    """
+    if store.promoted(CALIBRATORS_ARTIFACT) is None:
+        return None
+    curves = load_match_calibrators(store)
+    for name in SERVING_ORACLES:
+        curves.get(name)
+    return curves
+
+
+def _load_noise_restorer(store: ArtifactStore) -> CropRestorer:
+    """Load the restorer of noisy crops; what it does to compressed ones moves the landmarks and is left out."""
+    try:
+        return load_crop_restorer(store).of_kind("noise")
+    except RestorationError as error:
+        raise ArtifactError(f"{RESTORER_ARTIFACT}@{store.promoted(RESTORER_ARTIFACT)} is unusable: {error}") from error
 
 
 def load_attributes(store: ArtifactStore) -> FaceAttributes:

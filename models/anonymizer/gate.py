@@ -21,7 +21,7 @@ from models.anonymizer.bytestream import carries_only_pixels
 from models.anonymizer.deadline import Deadline
 from models.anonymizer.errors import GateConfigurationError
 from models.anonymizer.faults import FaultObserver, StageError, ignore_faults, stage
-from models.anonymizer.interfaces import Ensemble, Threshold
+from models.anonymizer.interfaces import Ensemble, MatchCurves, Threshold
 from models.anonymizer.oracle_views import as_batch, embed, similarities, views
 from models.anonymizer.policy import Policy
 from models.anonymizer.realism import RealismTest
@@ -124,6 +124,7 @@ class Gate:
         bounds: GateBounds = GateBounds(),
         plan: DetectionPlan = DetectionPlan(),
         limits: DecodeLimits = DecodeLimits(max_bytes=64 * 2**20),
+        curves: MatchCurves | None = None,
         device: torch.device | None = None,
         observer: FaultObserver = ignore_faults,
     ) -> None:
@@ -137,6 +138,7 @@ class Gate:
             bounds: bounds without a calibration.
             plan: copies of the picture that are searched for faces.
             limits: size of the pictures it decodes.
+            curves: turn similarities into probabilities of a match, which verdicts then report and nothing decides by.
             device: where the oracles run.
             observer: told of every fault.
 
@@ -157,6 +159,7 @@ class Gate:
         self._bounds = bounds
         self._plan = plan
         self._limits = limits
+        self._curves = curves
         self._device = device or torch.device("cpu")
         self._observer = observer
 
@@ -361,6 +364,7 @@ class Gate:
         limits = {name: policy.threshold(threshold.privacy_threshold) for name, threshold in self._thresholds.items()}
         margins = {name: limits[name] - value for name, value in measured.similarity.items()}
         tightest = min(margins, key=lambda name: margins[name], default=None)
+        shown = {name: _rounded(value) for name, value in margins.items()}
         passed = measured.reason is None
         return FaceVerdict(
             box=face.box,
@@ -371,11 +375,21 @@ class Gate:
             steps=face.steps,
             max_oracle_similarity=_rounded(max(measured.similarity.values())) if measured.similarity else None,
             threshold=None if tightest is None else limits[tightest],
-            margins={name: _rounded(value) for name, value in margins.items()},
+            margins=shown,
             passed=passed,
             leaked_bits=face.leaked_bits,
             landmark_deviation=None if measured.landmark_deviation is None else round(measured.landmark_deviation, 2),
+            match_probability=self._match_probability({name: limits[name] - value for name, value in shown.items()}),
         )
+
+    def _match_probability(self, similarity: Mapping[str, float]) -> dict[str, float] | None:
+        """Probabilities for similarities that were rounded already: near even odds a curve is steep."""
+        if self._curves is None or not similarity:
+            return None
+        return {
+            name: _rounded(float(self._curves.probability(name, max(-1.0, min(1.0, value)))))
+            for name, value in similarity.items()
+        }
 
 
 def _region(face: TreatedFace) -> Region:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, SupportsFloat
 
 import numpy as np
 import torch
@@ -33,6 +33,14 @@ class Threshold(Protocol):
     @property
     def impostor_std(self) -> float:
         """Standard deviation of the similarities of different people, the unit of the margin m_k."""
+        ...
+
+
+class MatchCurves(Protocol):
+    """Calibrators of the oracles, from similarity to the probability of a match."""
+
+    def probability(self, oracle: str, similarity: float) -> SupportsFloat:
+        """Give the probability, at equal priors, that two faces of this cosine in [-1, 1] show one person."""
         ...
 
 
@@ -145,5 +153,5 @@ class LandmarkEstimator(Protocol):
     """Finds landmarks in aligned crops."""
 
     def __call__(self, crops: Tensor) -> Tensor:
-        """Give landmarks (n, k, 2) in crop pixels for crops (n, 3, 128, 128) in [-1, 1]."""
+        """Give the 68 landmarks (n, 68, 2), 300-W order, in crop pixels for crops (n, 3, 128, 128) in [-1, 1]."""
         ...

@@ -45,11 +45,13 @@ from models.anonymizer.synthesis import SynthesisSettings, Synthesizer
 from models.anonymizer.verdict import Reason, Release, Verdict
 from models.faces.boxes import Box
 from models.faces.detection import FaceDetector
+from models.faces.restoration import CropRestorer
 from models.identity.leakage import leaked_bits
 from models.identity.pseudonym import PseudonymIssuer
 from models.pictures import DecodeLimits, decode_picture, encode_picture
 
-_COVER_ROUNDS = 3  # a cover may reach into a neighbor, which then has to be covered too
+_COVER_ROUNDS = 3  # a cover may reach into a neighbor, which then has to be covered too, or be too small
+_MAX_WIDENINGS = 2  # of a cover beside which the oracles still see a likeness
 _FINAL_REASONS = frozenset({Reason.ORACLE_FAILED})  # drawing again cannot help
 
 
@@ -129,6 +131,7 @@ class Anonymizer:
         seeds: FaceSeeds | None = None,
         landmarks: LandmarkEstimator | None = None,
         matcher: SceneMatcher | None = None,
+        restorer: CropRestorer | None = None,
         pseudonyms: PseudonymIssuer | None = None,
         subjects: SubjectResolver | None = None,
         models: Mapping[str, str] | None = None,
@@ -152,8 +155,10 @@ class Anonymizer:
             settings: how candidates are drawn.
             limits: bounds on the pictures.
             seeds: key of the attribute noise; share one key among processes that serve the same pictures.
-            landmarks: needed for `select="landmarks"`.
+            landmarks: with it, candidates are shown to the oracles aligned by their own landmarks too; needed for
+                `select="landmarks"`.
             matcher: coarse attribute match of candidates; without it every candidate suits.
+            restorer: cleans degraded crops before they are encoded; without it they are taken as they are.
             pseudonyms: needed for the scope `pseudonym`.
             subjects: names the subjects of faces for pseudonyms.
             models: artifact name -> version, for provenance.
@@ -169,6 +174,7 @@ class Anonymizer:
         self._gate = gate
         self._meter = meter
         self._limits = limits
+        self._restorer = restorer
         self._seeds = seeds or FaceSeeds()
         self._models = dict(models or {})
         self._provenance_key = provenance_key
@@ -240,6 +246,7 @@ class Anonymizer:
                         face.landmarks,
                         pixels,
                         self._limits.min_eye_distance,
+                        self._restorer,
                     )
             for added in work.faces:
                 added.is_only_face = len(work.faces) == 1
@@ -298,17 +305,23 @@ class Anonymizer:
             self._react(work, inspection)
 
     def _react(self, work: _PictureWork, inspection: Inspection) -> None:
-        """Draw refused faces again while the policy allows, then cover them; a refused cover is the end."""
+        """Draw refused faces again while the policy allows, then cover them; widen covers that hide too little.
+
+        Hair and surroundings alone may be enough for an oracle, so a cover can be refused for likeness. A cover that is
+        refused otherwise, or still after the last widening, is the end.
+        """
         outcomes = inspection.verdict.faces
         is_final = not inspection.is_complete or work.rounds >= work.max_rounds or len(outcomes) != len(work.faces)
         refused = [
             (face, outcome.reason) for face, outcome in zip(work.faces, outcomes, strict=False) if not outcome.passed
         ]
-        if is_final or any(not face.is_synthetic for face, _ in refused):
+        if is_final or any(not face.is_synthetic and not _can_widen(face, reason) for face, reason in refused):
             work.verdict = inspection.verdict
             return
         for face, reason in refused:
-            if face.rounds <= work.request.policy.max_resyntheses and reason not in _FINAL_REASONS:
+            if not face.is_synthetic:
+                face.widen_cover()
+            elif face.rounds <= work.request.policy.max_resyntheses and reason not in _FINAL_REASONS:
                 face.crop = None
             else:
                 self._give_up(face, reason or Reason.INTERNAL_ERROR)
@@ -383,6 +396,10 @@ class Anonymizer:
             elapsed = self._clock() - start
             for work in works:
                 work.timings_s[name] = work.timings_s.get(name, 0.0) + elapsed
+
+
+def _can_widen(face: FaceWork, reason: Reason | None) -> bool:
+    return reason is Reason.SIMILARITY_EXCEEDED and face.widenings < _MAX_WIDENINGS
 
 
 def _treated(face: FaceWork) -> TreatedFace:

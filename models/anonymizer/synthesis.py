@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.anonymizer.candidate_test import CandidateTest, Judgement
 from models.anonymizer.face_work import FaceWork, present, run_isolated
 from models.anonymizer.faults import FaultObserver
 from models.anonymizer.interfaces import (
@@ -28,7 +29,7 @@ from models.anonymizer.interfaces import (
     SubjectResolver,
     Threshold,
 )
-from models.anonymizer.oracle_views import as_batch, as_pixels, embed, similarities
+from models.anonymizer.oracle_views import as_batch, as_pixels
 from models.anonymizer.randomness import numpy_stream, torch_stream
 from models.anonymizer.verdict import Reason, Status
 from models.identity.pseudonym import PseudonymIssuer
@@ -46,8 +47,9 @@ class SynthesisSettings:
 
     Attributes:
         first_block: candidates per face in the first batch. Most faces accept their first candidate, and asking the
-            oracles costs more than drawing, so one is the cheapest.
-        block: candidates per face in the batches after it.
+            oracles costs as much as drawing, so one is the cheapest.
+        block: candidates per face in the batches after it. About every third candidate is accepted, so larger blocks
+            draw many that nobody needs, and single ones leave the matrix products small.
         max_rows: rows of one generator call; more are split.
         select: `first` takes the first accepted candidate. `landmarks` takes, among the accepted ones of a block, the
             one whose landmarks are nearest to the source's; the choice looks at the source and so may tell at most
@@ -58,10 +60,10 @@ class SynthesisSettings:
     """
 
     first_block: int = 1
-    block: int = 4
+    block: int = 2
     max_rows: int = 64
     select: Selection = "first"
-    margin: float = 1.0
+    margin: float = 0.75
 
     def __post_init__(self) -> None:
         """Refuse empty blocks.
@@ -117,7 +119,8 @@ class Synthesizer:
             sampler: proposes identity codes.
             generator: draws faces.
             settings: how candidates are drawn.
-            landmarks: needed for `select="landmarks"`.
+            landmarks: shows candidates to the oracles aligned by their own landmarks too, as the gate will; needed for
+                `select="landmarks"`.
             matcher: coarse attribute match; without it every candidate suits.
             pseudonyms: needed for the scope `pseudonym`; without it every face is drawn fresh.
             subjects: names the subject of a face; without it the request's scope key does, for a picture with one face.
@@ -129,8 +132,7 @@ class Synthesizer:
         """
         if settings.select == "landmarks" and landmarks is None:
             raise ValueError("select='landmarks' needs a landmark estimator")
-        self._ensemble = ensemble
-        self._thresholds = dict(thresholds)
+        self._test = CandidateTest(ensemble, thresholds, margin=settings.margin, landmarks=landmarks, device=device)
         self._sampler = sampler
         self._generator = generator
         self._settings = settings
@@ -251,16 +253,20 @@ class Synthesizer:
         crops = torch.where(finite[:, None, None, None], crops, 0.0)
         # what is judged is what will be pasted: 8 bit levels
         pixels = as_pixels(crops)
-        compared = self._compare(rows, as_batch(list(pixels)).to(self._device))
+        # a face takes its first accepted candidate, so the later ones need not be asked about any further
+        groups = [id(row.face) for row in rows] if self._settings.select == "first" else None
+        judged = self._ask(rows, pixels, groups)
         for index, row in enumerate(rows):
-            limits = self._limits(row.face)
-            seen = {name: float(values[index]) for name, values in compared.items()}
             if not bool(finite[index]):
                 row.face.fault = Reason.NOT_FINITE
-            elif not all(math.isfinite(value) for value in seen.values()):
+            elif not all(math.isfinite(values[index]) for values in judged.similarity.values()):
                 row.face.fault = Reason.ORACLE_FAILED
             row.crop = pixels[index]
-            row.is_accepted = all(seen[name] < limit for name, limit in limits.items())
+            row.is_accepted = bool(judged.is_accepted[index])
+
+    def _ask(self, rows: Sequence[_Row], pixels: NDArray[np.uint8], groups: Sequence[int] | None = None) -> Judgement:
+        sources = [present(present(row.face.source).embeddings) for row in rows]
+        return self._test.judge(list(pixels), sources, [self._test.limits(row.face.policy) for row in rows], groups)
 
     def _generate(self, rows: Sequence[_Row]) -> Tensor:
         contexts = as_batch([present(row.face.aligned).crop for row in rows]).to(self._device)
@@ -278,23 +284,6 @@ class Synthesizer:
         if not isinstance(crops, Tensor) or crops.shape != contexts.shape:
             raise ValueError(f"the generator must return {tuple(contexts.shape)}")
         return crops.float()
-
-    def _compare(self, rows: Sequence[_Row], crops: Tensor) -> dict[str, Tensor]:
-        """Largest similarity to the source over the crop and its mirror image, oracle -> (n,)."""
-        seen = torch.stack([crops, crops.flip(-1)])  # (2, n, 3, 128, 128)
-        answers = embed(self._ensemble, seen.flatten(0, 1), self._thresholds)
-        outputs = {name: answer.unflatten(0, seen.shape[:2]) for name, answer in answers.items()}
-        records = [present(present(row.face.source).embeddings) for row in rows]
-        sources = {name: torch.stack([record[name] for record in records]) for name in self._thresholds}
-        # amax keeps a NaN, which no comparison accepts
-        return {name: values.amax(dim=0) for name, values in similarities(sources, outputs).items()}
-
-    def _limits(self, face: FaceWork) -> dict[str, float]:
-        """tau_k - m_k: the limit of each oracle for a candidate."""
-        return {
-            name: face.policy.threshold(threshold.privacy_threshold) - self._settings.margin * threshold.impostor_std
-            for name, threshold in self._thresholds.items()
-        }
 
     def _cluster(self, face: FaceWork) -> bytes | None:
         """Name the subject of a face, None where it gets a fresh identity."""
@@ -324,13 +313,12 @@ class Synthesizer:
             for row, crop in zip(rows, pixels, strict=True):
                 row.crop = crop
                 previewed[row.code.tobytes()] = row
-            compared = self._compare(rows, as_batch(list(pixels)).to(self._device))
-            return {name: values.numpy() for name, values in compared.items()}
+            return {name: values.numpy() for name, values in self._ask(rows, pixels).similarity.items()}
 
         given = present(self._pseudonyms).issue(
             cluster,
             Subject(present(face.identity_code)),
-            image_test=ImageTest(preview, self._limits(face)),
+            image_test=ImageTest(preview, self._test.limits(face.policy)),
             bin_test=face.suits,
             max_tries=face.policy.max_tries,
         )

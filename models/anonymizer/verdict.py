@@ -88,6 +88,9 @@ class FaceVerdict:
         leaked_bits: what rejection may have told about the source (harmonic meter), in bits.
         landmark_deviation: mean distance of the landmarks found again from those of the source, in eye distances,
             rounded to 0.01; None when not measured.
+        match_probability: oracle name -> probability, at equal priors, that source and released face show one person,
+            rounded to 0.05 and read off the rounded margin, so that it adds nothing to what the margins tell; for
+            information, no decision rests on it. None when not measured, or without match calibrators.
     """
 
     box: tuple[float, float, float, float]
@@ -102,17 +105,21 @@ class FaceVerdict:
     passed: bool = False
     leaked_bits: float = 0.0
     landmark_deviation: float | None = None
+    match_probability: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        """Freeze the margins and refuse numbers that are not finite.
+        """Freeze margins and probabilities, and refuse numbers that are not finite.
 
         Raises:
             ValueError: if a number is not finite or the status is not one of a face.
         """
         object.__setattr__(self, "margins", MappingProxyType(dict(self.margins)))
+        if self.match_probability is not None:
+            object.__setattr__(self, "match_probability", MappingProxyType(dict(self.match_probability)))
         if self.status is Status.NO_FACE:
             raise ValueError("a face verdict cannot be no_face")
         numbers = [*self.box, self.det_score, self.leaked_bits, *self.margins.values()]
+        numbers += (self.match_probability or {}).values()
         numbers += [
             value
             for value in (self.max_oracle_similarity, self.threshold, self.landmark_deviation)
@@ -136,6 +143,9 @@ class FaceVerdict:
             "passed": self.passed,
             "leaked_bits": round(float(self.leaked_bits), 6),
             "landmark_deviation": self.landmark_deviation,
+            "match_probability": None
+            if self.match_probability is None
+            else dict(sorted(self.match_probability.items())),
         }
 
 

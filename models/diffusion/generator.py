@@ -8,6 +8,7 @@ guidance weight as an input.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +29,18 @@ class FaceGenerator(nn.Module):
     Args:
         autoencoder: Latent autoencoder with fitted normalization.
         denoiser: Conditional denoiser trained on its latents.
+        drawing_dtype: Format in which `generate` multiplies, `torch.float32` or `torch.bfloat16`; states between steps
+            are float32 in both. bfloat16 moves the pixels by a level here and there (0.08 levels on average).
     """
 
     mask: Tensor
     latent_mask: Tensor
 
-    def __init__(self, autoencoder: LatentAutoencoder, denoiser: FaceDenoiser) -> None:
+    def __init__(
+        self, autoencoder: LatentAutoencoder, denoiser: FaceDenoiser, drawing_dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
+        self._drawing_dtype = drawing_dtype
         self.autoencoder = autoencoder
         self.denoiser = denoiser
         mask = torch.from_numpy(face_mask(CROP_SIZE))[None, None]
@@ -85,9 +91,15 @@ class FaceGenerator(nn.Module):
         if not len(crops) == len(attribute_code) == len(identity_code):
             raise ValueError(f"batch sizes differ: {len(crops)}, {len(attribute_code)}, {len(identity_code)}")
         crops = crops.contiguous(memory_format=torch.channels_last)
-        latents = self.sample(self.context(crops), attribute_code, identity_code, steps, guidance, generator)
-        decoded = self.autoencoder.decode(latents.contiguous(memory_format=torch.channels_last)).clamp(-1, 1)
+        with self._drawing(crops.device):
+            latents = self.sample(self.context(crops), attribute_code, identity_code, steps, guidance, generator)
+            decoded = self.autoencoder.decode(latents.contiguous(memory_format=torch.channels_last)).clamp(-1, 1)
         return decoded * self.mask + crops * (1 - self.mask)
+
+    def _drawing(self, device: torch.device) -> AbstractContextManager[object]:
+        if self._drawing_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self._drawing_dtype)
 
     def sample(
         self,

@@ -6,11 +6,12 @@ import hashlib
 import importlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from models._torchvision_ops import ensure_torchvision_operators
 from models.faces.boxes import Box, Face
@@ -26,6 +27,17 @@ _MTCNN_DIGESTS: Final = {
 _LOOK_SIDE: Final = 48  # px; what the third network is shown
 _LOOK_FACTORS: Final = (0.9, 1.0, 1.15, 1.3)  # side of the window over the longer side of the box
 _LOOK_SHIFTS: Final = ((0.0, 0.0), (-0.12, 0.0), (0.12, 0.0), (0.0, -0.12), (0.0, 0.12))  # in longer sides
+
+
+class _ChannelsLast(nn.Module):
+    """A network that sees its pictures channels last, which on a CPU makes its pooling several times faster."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, pictures: Tensor) -> Any:
+        return self.network(pictures.contiguous(memory_format=torch.channels_last))
 
 
 class MtcnnDetector:
@@ -68,6 +80,14 @@ class MtcnnDetector:
             device=device or torch.device("cpu"),
         )
         self._network.eval()
+        for name in ("pnet", "rnet", "onet"):
+            setattr(self._network, name, _ChannelsLast(getattr(self._network, name)))
+
+    @property
+    def landmark_network(self) -> torch.nn.Module:
+        """The third network: windows (n, 3, 48, 48) in [-1, 1] to box shifts, landmarks (n, 10) and scores."""
+        network: torch.nn.Module = self._network.onet
+        return network
 
     def detect(self, pixels: NDArray[np.uint8]) -> list[Face]:
         """Find faces with landmarks.
@@ -85,7 +105,8 @@ class MtcnnDetector:
         side = 2 * self._min_face_size
         padded = pad(level(pixels), max(side, pixels.shape[1]), max(side, pixels.shape[0]))
         try:
-            boxes, scores, points = self._network.detect(padded, landmarks=True)
+            with torch.inference_mode():
+                boxes, scores, points = self._network.detect(padded, landmarks=True)
         except Exception as error:
             raise DetectionError(f"{self.name} failed ({type(error).__name__})") from None
         if boxes is None:

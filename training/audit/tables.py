@@ -59,12 +59,28 @@ def subgroup_table(
     return table
 
 
-def criteria_table(privacy: Mapping[str, Estimate], links: Table, has_attackers: bool) -> Table:
+def inversion_table(privacy: Mapping[str, Estimate]) -> Table:
+    """Rank-1 with the source enrolled: released face (A0), its drawing of the original (A4), context alone (A6)."""
+    measures = {"released face (A0)": "P3", "drawn back (A4)": "A4", "context alone (A6)": "A6"}
+    table: Table = []
+    for name in RECOGNIZERS:
+        if f"A4 rank-1 source.{name}" not in privacy:
+            continue
+        row: dict[str, object] = {"recognizer": name, "in the attacker's loss": name in SERVING_ORACLES}
+        for label, measure in measures.items():
+            found = privacy[f"{measure} rank-1 source.{name}"]
+            row[label] = f"{found.value:.3f} ({found.lower:.3f} .. {found.upper:.3f})"
+        table.append({**row, "n": privacy[f"A4 rank-1 source.{name}"].count})
+    return table
+
+
+def criteria_table(privacy: Mapping[str, Estimate], links: Table, has_attackers: bool, people: int) -> Table:
     """Singling out, linkability and inference (WP29 Opinion 05/2014), as far as this run tells."""
-    floor = max(privacy[f"A6 rank-1 source.{name}"].value for name in AUDITOR_ORACLES)
+    floor = max(privacy[f"A6 rank-1 mate.{name}"].value for name in AUDITOR_ORACLES)
     names = [f"P3 rank-1 mate.{name}" for name in RECOGNIZERS]
     if has_attackers:
         names += [f"A3 rank-1 mate.{attacker} attacker" for attacker in ("ridge", "pairs")]
+        names += [name for name in privacy if name.startswith("A4 rank-1 mate.")]
     worst = max(names, key=lambda name: privacy[name].upper)
     advantage = privacy[worst].upper - floor
     return [
@@ -75,8 +91,38 @@ def criteria_table(privacy: Mapping[str, Estimate], links: Table, has_attackers:
             "passes": bool(advantage <= 0.01),
         },
         _linkability(links),
-        {"criterion": "inference", "measured": "not in this run", "limit": "probe <= 2x chance", "passes": ""},
+        _inference(privacy, people),
     ]
+
+
+def service_table(privacy: Mapping[str, Estimate]) -> Table:
+    """What the large-step logistic attacker on pairs finds beside the ridge attacker, as a row of the methods page."""
+    names = {way: f"A3 rank-1 source.{way} attacker" for way in ("ridge", "pairs")}
+    if names["pairs"] not in privacy:
+        return []
+    return [
+        {
+            "method": "large_step_logistic",
+            "job": "attacks releases, trained on pairs; plain: ridge regression",
+            "measure": "rank-1 with the source photo enrolled (a stronger attacker finds more)",
+            "without": round(privacy[names["ridge"]].value, 4),
+            "with": round(privacy[names["pairs"]].value, 4),
+            "n": privacy[names["pairs"]].count,
+        }
+    ]
+
+
+def _inference(privacy: Mapping[str, Estimate], people: int) -> dict[str, object]:
+    limit = "probe of the attribute code finds another photo at most 2x as often as chance"
+    if "A5 rank-1 mate.attribute code" not in privacy:
+        return {"criterion": "inference", "measured": "not in this run", "limit": limit, "passes": ""}
+    code, context = (privacy[f"A5 rank-1 mate.{source}"].value for source in ("attribute code", "context alone"))
+    return {
+        "criterion": "inference",
+        "measured": f"A5: {code:.3f}, context alone {context:.3f}, chance {1 / people:.4f}",
+        "limit": limit,
+        "passes": bool(code <= 2 / people),
+    }
 
 
 def _linkability(links: Table) -> dict[str, object]:

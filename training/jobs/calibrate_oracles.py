@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +48,7 @@ class CalibrateOraclesConfig(JobConfig):
     folder: Path = Field(description="folder of photos, one main face in each")
     labels: Path | None = Field(None, description="CSV with columns file,identity; else the name without _NNNN")
     landmarks: Path | None = Field(None, description="CSV of five landmarks per file; else faces are detected")
+    weights: Path | None = Field(None, description="weights.csv of clean-identities; its suspects are left out")
     domain: str = Field("photo", min_length=1, description="what sort of pictures the thresholds are for")
     identity_half: Half = Field(
         "calibration", description="people by SHA-256 of the name, even last digit: calibration"
@@ -81,7 +82,8 @@ def run(config: CalibrateOraclesConfig, context: RunContext) -> Report:
         The report with one row per oracle and rate.
     """
     rng = np.random.default_rng(config.seed)
-    photos = pick_photos(config.folder, config.labels, config.identity_half, config.max_people, rng)
+    suspects = read_suspects(config.weights) if config.weights else frozenset()
+    photos = pick_photos(config.folder, config.labels, config.identity_half, config.max_people, rng, without=suspects)
     thresholds = calibrate_folder(photos, config, context.store, rng, log=context.log, device=context.device)
     gates = accuracy_gates(
         thresholds, [name for name in SERVING_ORACLES if name in config.oracles], config.min_true_accept_rate
@@ -96,7 +98,8 @@ def run(config: CalibrateOraclesConfig, context: RunContext) -> Report:
         gates=gates,
         license="Apache-2.0",
         provenance={
-            "data": f"{len(photos.first)} people, {config.identity_half} half",
+            "data": f"{len(photos.first)} people, {config.identity_half} half"
+            + (f", without {len(suspects)} photos with suspected labels" if config.weights else ""),
             "holds": "numbers and means only",
         },
     )
@@ -162,11 +165,11 @@ def calibrate_folder(
     crops_first: list[NDArray[np.uint8]] = []
     pairs: list[tuple[int, NDArray[np.uint8]]] = []
     for first, second in zip(photos.first, photos.second, strict=True):
-        crop = _crop(first, known, detector)
+        crop = crop_main_face(first, known, detector)
         if crop is None:
             continue
         crops_first.append(crop)
-        other = None if second is None else _crop(second, known, detector)
+        other = None if second is None else crop_main_face(second, known, detector)
         if other is not None:
             pairs.append((len(crops_first) - 1, other))
     if len(crops_first) < 4:
@@ -216,7 +219,13 @@ def embed_crops(oracle: Oracle, crops: NDArray[np.uint8], batch: int) -> NDArray
 
 
 def pick_photos(
-    folder: Path, labels: Path | None, half: Half, max_people: int | None, rng: np.random.Generator
+    folder: Path,
+    labels: Path | None,
+    half: Half,
+    max_people: int | None,
+    rng: np.random.Generator,
+    *,
+    without: Collection[str] = (),
 ) -> LabeledPhotos:
     """Choose people and photos.
 
@@ -226,6 +235,7 @@ def pick_photos(
         half: Which people.
         max_people: Use only so many people.
         rng: Draws the photos of each person, and the people when there are too many.
+        without: Names of files that are passed over.
 
     Returns:
         The photos, people in the order of their names.
@@ -234,8 +244,8 @@ def pick_photos(
         CalibrationError: No photo is left.
     """
     by_person: dict[str, list[Path]] = {}
-    for file, person in _labels(folder, labels).items():
-        if identity_in_half(person, half):
+    for file, person in read_labels(folder, labels).items():
+        if identity_in_half(person, half) and file not in without:
             by_person.setdefault(person, []).append(folder / file)
     names = sorted(by_person)
     if max_people is not None and len(names) > max_people:
@@ -266,7 +276,27 @@ def read_landmarks(path: Path) -> dict[str, NDArray[np.float64]]:
         }
 
 
-def _labels(folder: Path, labels: Path | None) -> dict[str, str]:
+def read_suspects(path: Path) -> frozenset[str]:
+    """Read the files that `clean-identities` suspects of a wrong label from a CSV with columns file, weight, suspect.
+
+    Args:
+        path: The CSV.
+
+    Returns:
+        Names of files.
+
+    Raises:
+        CalibrationError: A column is missing, or a value of suspect is neither 0 nor 1.
+    """
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if any(row.get("file") is None or row.get("suspect") not in ("0", "1") for row in rows):
+        raise CalibrationError(f"{path.name} needs columns file and suspect, the latter 0 or 1")
+    return frozenset(row["file"] for row in rows if row["suspect"] == "1")
+
+
+def read_labels(folder: Path, labels: Path | None) -> dict[str, str]:
+    """Read file name -> person from a CSV with columns file,identity, or off file names without a trailing _NNNN."""
     if labels is not None:
         with labels.open(newline="", encoding="utf-8") as stream:
             return {row["file"]: row["identity"] for row in csv.DictReader(stream)}
@@ -278,9 +308,19 @@ def _labels(folder: Path, labels: Path | None) -> dict[str, str]:
     return found
 
 
-def _crop(
+def crop_main_face(
     path: Path, known: Mapping[str, NDArray[np.float64]] | None, detector: MtcnnDetector | None
 ) -> NDArray[np.uint8] | None:
+    """Align the face that stands for a labeled photo: at the known landmarks, else the most certain detection.
+
+    Args:
+        path: The photo.
+        known: Landmarks (5, 2) by file name; None to detect.
+        detector: Finds faces when no landmarks are known.
+
+    Returns:
+        The crop (128, 128, 3), or None when the photo has no face.
+    """
     pixels = decode_picture(path.read_bytes())
     landmarks = known.get(path.name) if known is not None else _detect(pixels, detector)
     return None if landmarks is None else align_face(pixels, landmarks).crop

@@ -1,7 +1,8 @@
-"""Logistic curves over oracle similarities: the pairs, the fit by gradient-normalized Newton, and scikit-learn's."""
+"""Logistic curves over oracle similarities: pairs, fits by gradient-normalized Newton and its peers, scores."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from models.oracles.thresholds import CalibrationError
 from training.algorithm import solve
 from training.optimizers.second_order.gradient_normalized_smoothness import gradient_normalized_smoothness
+from training.problems.curved import dense_matrix
 from training.problems.logistic_regression import binary_logistic
 
 
@@ -109,10 +111,58 @@ def fit_lbfgs(pairs: Pairs, ridge: float) -> Fit:
     return _fit(x, mean, deviation, float(loss.value(x)), gradient_norm, int(model.n_iter_[0]))
 
 
+def fit_undamped(pairs: Pairs, ridge: float) -> Fit:
+    """Fit the same curve with full Newton steps from zero, which nothing guards.
+
+    Args:
+        pairs: Similarities.
+        ridge: Penalty on both coefficients of the standardized similarity.
+
+    Returns:
+        The curve after the step that brought the gradient norm below 1e-9, or where the hundredth step ended; numbers
+        that are not finite when the steps ran away.
+    """
+    features, mean, deviation = _standardized(pairs)
+    loss = binary_logistic(features, pairs.labels, ridge=ridge, weights=pairs.weights)
+    x, evaluations = torch.zeros(2, dtype=torch.float64), 1
+    gradient = loss.gradient(x)
+    while evaluations <= 100 and float(torch.linalg.vector_norm(gradient)) > 1e-9:
+        step, failure = torch.linalg.solve_ex(dense_matrix(loss.curvature(x), 2), gradient)
+        if int(failure) or not bool(torch.isfinite(step).all()):
+            x = x * math.nan
+            break
+        x = x - step
+        gradient = loss.gradient(x)
+        evaluations += 1
+    return _fit(x, mean, deviation, float(loss.value(x)), float(torch.linalg.vector_norm(gradient)), evaluations)
+
+
 def log_loss(fit: Fit, pairs: Pairs) -> float:
     """Log loss in nats with half of the weight on genuine and half on impostor pairs."""
     logits = pairs.labels * (fit.slope * pairs.similarities + fit.intercept)
     return float(pairs.weights @ torch.nn.functional.softplus(-logits))
+
+
+def calibration_error(fit: Fit, pairs: Pairs, *, bins: int = 10) -> float:
+    """Expected calibration error at equal priors: mean over bins of |share of genuine pairs - mean probability|.
+
+    Args:
+        fit: The curve.
+        pairs: Held-out pairs, half of the weight on either kind.
+        bins: Of equal width in probability.
+
+    Returns:
+        The error in [0, 1]; bins count by the weight of their pairs.
+    """
+    probability = torch.sigmoid(fit.slope * pairs.similarities + fit.intercept)
+    return binned_error(probability, (pairs.labels > 0).double(), pairs.weights, bins=bins)
+
+
+def binned_error(probability: Tensor, genuine: Tensor, weights: Tensor, *, bins: int = 10) -> float:
+    """Expected calibration error of probabilities (n,) of being genuine (n,), 0 or 1, with weights (n,) of sum one."""
+    index = (probability * bins).long().clamp(max=bins - 1)
+    excess = torch.zeros(bins, dtype=torch.float64).index_add(0, index, weights * (genuine - probability))
+    return float(excess.abs().sum())
 
 
 def match_probability(fit: Fit, similarity: float) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +21,10 @@ from models.oracles.networks.landmarks68 import load_landmarks
 from training.data.face_crops import CropSet, augment, contact_sheet, load_crop_set, to_tensor
 from training.data.face_embeddings import cached_embeddings
 from training.jobs.publishing import publish_modules, write_sheet
-from training.objectives.disentanglement import (
-    IdentityProbe,
-    LowResolutionDecoder,
-    attribute_rate,
-    reversed_probe_loss,
-)
+from training.objectives.disentanglement import IdentityProbe, LowResolutionDecoder, attribute_rate
+from training.objectives.encoder_loss import LossWeights, encoder_terms, load_loss_weights
+from training.optimizers.first_order.muon_for_networks import NetworkMuon
+from training.optimizers.games.step_watch import StepWatch
 from training.runs.checkpoint import load_training_state, save_training_state
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -39,13 +40,19 @@ class TrainEncoderConfig(JobConfig):
     steps: int = Field(700, ge=1)
     batch_size: int = Field(40, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
+    optimizer: Literal["adam", "muon"] = Field("adam", description="muon takes the hidden matrices, AdamW the rest")
+    matrix_ratio: float = Field(10.0, gt=0, description="learning rate of muon's matrices over that of AdamW")
     noise_floor: float = Field(1.0, gt=0, description="smallest standard deviation of the learned part")
     landmark_noise: float = Field(0.6, gt=0, description="standard deviation of the landmarks in crop pixels")
     rate_weight: float = Field(1e-4, ge=0, description="weight of the rate of the learned part, per nat")
     adversary_weight: float = Field(0.2, ge=0)
+    loss_weights: str | None = Field(None, description="version of loss-weights to use instead of the two weights")
     adversary_start: float = Field(0.2, ge=0, le=1)
     adversary_steps: int = Field(2, ge=1, description="probe steps per encoder step")
     restart_every: int = Field(250, ge=1, description="steps after which the probe starts anew")
+    certify_every: int = Field(0, ge=0, description="steps between certificates of encoder against probe; 0: none")
+    certificate_damping: float = Field(0.0, ge=0, description="curvature granted to both players' last layers")
+    clamp_steps: bool = Field(False, description="bound the moves of both last layers by the certified step")
     ema_decay: float = Field(0.99, ge=0, lt=1)
     evaluate_every: int = Field(100, ge=1)
     publish: bool = True
@@ -83,7 +90,13 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
     averaged = FaceAttributes(average, landmark_net)
     decoder, probe = LowResolutionDecoder(), IdentityProbe()
     decoder.landmark_mean.copy_(model.landmark_mean)
-    optimizer = torch.optim.AdamW([*model.parameters(), *decoder.parameters()], config.learning_rate, betas=(0.9, 0.99))
+    weights = LossWeights(config.rate_weight, config.adversary_weight)
+    if config.loss_weights is not None:
+        weights = load_loss_weights(store, config.loss_weights)
+    optimizer = encoder_optimizer(
+        config.optimizer, [*model.parameters(), *decoder.parameters()], config.learning_rate, config.matrix_ratio
+    )
+    watch = StepWatch(last_layers(model, probe), damping=config.certificate_damping, seed=config.seed)
     probe_optimizer = torch.optim.AdamW(probe.parameters(), 2e-3)
     state: dict[str, nn.Module] = {"model": model, "average": average, "decoder": decoder, "probe": probe}
     optimizers = {"optimizer": optimizer, "probe_optimizer": probe_optimizer}
@@ -97,22 +110,20 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
         indices = torch.randint(len(train_set), (config.batch_size,), generator=rng)
         crops = augment(to_tensor(train_set.crops[indices.numpy()]), rng, soften=False)
         target, wanted = degrade(crops), train_codes[indices]
-        learned, landmarks = model(_jitter(target, rng)), attributes.landmark_part(crops)
+        learned, landmarks = model(jitter_color(target, rng)), attributes.landmark_part(crops)
         mean, std = (torch.cat(parts, dim=1) for parts in zip(learned, landmarks, strict=True))
         code = mean + std * torch.randn(mean.shape, generator=rng)
         decoded = decoder(code, wanted, target * (1 - mask), mask)
-        terms: dict[str, Tensor] = {
-            "reconstruction": ((decoded - target).abs() * weight).mean(),
-            "rate": attribute_rate(*learned),
-        }
-        loss = terms["reconstruction"] + config.rate_weight * terms["rate"]
-        if step >= config.adversary_start * config.steps:
-            terms["leak"] = reversed_probe_loss(probe, code, wanted)
-            loss = loss + config.adversary_weight * terms["leak"]
+        playing = step >= config.adversary_start * config.steps
+        terms = encoder_terms(decoded, target, weight, learned, code, wanted, probe if playing else None)
+        loss = weights.total(terms)
+        if config.certify_every and playing and step % config.certify_every == 0:
+            context.log({"step": step, **watch.look([loss, 1 - (probe(code) * wanted).sum(1).mean()])})
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        with watch.bounded(0) if config.clamp_steps else nullcontext():
+            optimizer.step()
         update_average(average, model, config.ema_decay, step)
         if step and step % config.restart_every == 0:
             probe.load_state_dict(IdentityProbe().state_dict())  # so the encoder cannot hide from one probe
@@ -121,12 +132,12 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
             guess = 1 - (probe(noisy) * wanted).sum(1).mean()
             probe_optimizer.zero_grad()
             guess.backward()
-            probe_optimizer.step()
+            with watch.bounded(1) if config.clamp_steps else nullcontext():
+                probe_optimizer.step()
         step += 1
         if step % 20 == 0:
-            context.log(
-                {"step": step, "probe": 1 - float(guess.detach()), **{k: float(v.detach()) for k, v in terms.items()}}
-            )
+            shown_terms = {name: float(term.detach()) for name, term in terms.as_dict().items()}
+            context.log({"step": step, "probe": 1 - float(guess.detach()), **shown_terms})
         if step % config.evaluate_every == 0 or step == config.steps:
             context.log({"step": step, **_evaluate(averaged, decoder, held_out, held_codes, mask)})
             shown = to_tensor(held_out.crops[:: max(1, len(held_out) // 16)][:16])
@@ -144,6 +155,8 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
 
     metrics = _evaluate(averaged, decoder, held_out, held_codes, mask)
     metrics["identity_variance_kept"] = kept
+    if watch.looks:
+        metrics["share_certified"] = watch.certified / watch.looks
     metrics["probe_cosine"] = fresh_probe_cosine(averaged, train_set, train_codes, held_out, held_codes, rng)
     checks = (
         Check("noise of a landmark over the spread of landmarks", 0.8, metrics["landmark_ratio"], relation="at_most"),
@@ -154,6 +167,30 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
         parts = {"identity": identity, "attributes": average}
         artifact = publish_modules(context, "face-encoder", parts, metrics=metrics, config=config)
     return Report(metrics=metrics, checks=checks, artifacts=(artifact,) if artifact else ())
+
+
+def encoder_optimizer(
+    name: Literal["adam", "muon"], parameters: Sequence[nn.Parameter], learning_rate: float, matrix_ratio: float
+) -> torch.optim.Optimizer:
+    """The optimizer of encoder and decoder.
+
+    Args:
+        name: ``adam`` for AdamW on everything, ``muon`` for Muon on the hidden matrices and AdamW on the rest.
+        parameters: What to train.
+        learning_rate: Of AdamW.
+        matrix_ratio: Muon's learning rate over that of AdamW.
+
+    Returns:
+        The optimizer.
+    """
+    if name == "muon":
+        return NetworkMuon(parameters, learning_rate, matrix_ratio=matrix_ratio)
+    return torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.99))
+
+
+def last_layers(model: AttributeEncoder, probe: IdentityProbe) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of the layers with which encoder and probe meet: the encoder's last, and the probe's last two."""
+    return list(model.net[-1].parameters()), [*probe.net[-1].parameters(), *probe.cells[-1].parameters()]
 
 
 def fresh_probe_cosine(
@@ -202,8 +239,8 @@ def _codes(model: FaceAttributes, crop_set: CropSet) -> tuple[Tensor, Tensor]:
     return torch.cat([m for m, _ in parts]), torch.cat([s for _, s in parts])
 
 
-def _jitter(small: Tensor, rng: torch.Generator) -> Tensor:
-    """Strong color jitter of degraded crops: the code must not carry absolute color."""
+def jitter_color(small: Tensor, rng: torch.Generator) -> Tensor:
+    """Strong color jitter of degraded crops (n, 3, 32, 32): the code must not carry absolute color."""
     n = len(small)
     gain = 1 + 0.3 * (torch.rand(n, 1, 1, 1, generator=rng) * 2 - 1)
     tint = 1 + 0.2 * (torch.rand(n, 3, 1, 1, generator=rng) * 2 - 1)

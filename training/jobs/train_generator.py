@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from training.data.face_crops import CropSet, contact_sheet, load_crop_set, to_t
 from training.data.face_embeddings import cached_embeddings
 from training.data.latent_cache import LatentCache, build_latent_cache
 from training.jobs.publishing import publish_module, write_sheet
+from training.optimizers.first_order.muon_for_networks import NetworkMuon
 from training.runs.checkpoint import load_training_state, save_training_state
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -40,6 +42,8 @@ class TrainGeneratorConfig(JobConfig):
     steps: int = Field(2600, ge=1)
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
+    optimizer: Literal["adam", "muon"] = Field("adam", description="muon takes the hidden matrices, AdamW the rest")
+    matrix_ratio: float = Field(10.0, gt=0, description="learning rate of muon's matrices over that of AdamW")
     start_from: str | None = Field(None, description="version of face-generator whose weights to start from")
     width: int = Field(112, ge=8, multiple_of=8)
     views: int = Field(4, ge=1, description="augmented views per crop in the cache")
@@ -95,7 +99,7 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
 
     weight = 0.15 + F.max_pool2d(generator.latent_mask, 3, 1, 1)
     weight = weight / weight.mean()
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimizer = generator_optimizer(config.optimizer, model, config.learning_rate, config.matrix_ratio)
     state: dict[str, nn.Module] = {"model": model, "average": average}
     step = load_training_state(context.directory, state, {"optimizer": optimizer}, rng)
     num_heads = round(config.rendered_share * config.batch_size) if heads else 0
@@ -158,6 +162,25 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
             parents=("face-autoencoder", "face-encoder"),
         )
     return Report(metrics=metrics, checks=checks, artifacts=(artifact,) if artifact else ())
+
+
+def generator_optimizer(
+    name: Literal["adam", "muon"], model: nn.Module, learning_rate: float, matrix_ratio: float
+) -> torch.optim.Optimizer:
+    """The optimizer of the denoiser.
+
+    Args:
+        name: ``adam`` for AdamW on everything, ``muon`` for Muon on the hidden matrices and AdamW on the rest.
+        model: The denoiser.
+        learning_rate: Of AdamW.
+        matrix_ratio: Muon's learning rate over that of AdamW.
+
+    Returns:
+        The optimizer.
+    """
+    if name == "muon":
+        return NetworkMuon(model.parameters(), learning_rate, matrix_ratio=matrix_ratio)
+    return torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
 
 
 def start_from(model: FaceDenoiser, weights: Mapping[str, Tensor]) -> None:

@@ -139,6 +139,35 @@ def plain_filters(filters: int, size: int, *, log_weight: float, dtype: torch.dt
     return torch.cat([torch.full((filters,), log_weight, dtype=dtype), coefficients.flatten()])
 
 
+def pack_filters(weights: Tensor, kernels: Tensor) -> Tensor:
+    """Start `fields_of_experts` from filters of one's own.
+
+    Args:
+        weights: Positive weights, shape (K,).
+        kernels: Filters, shape (K, size, size); their means are dropped.
+
+    Returns:
+        x of shape (K size^2,).
+    """
+    coefficients = kernels.flatten(1) @ _cosine_patterns(kernels.shape[-1], kernels.dtype).mT
+    return torch.cat([weights.log(), coefficients.flatten()])
+
+
+def unpack_filters(x: Tensor, *, filters: int, size: int) -> tuple[Tensor, Tensor]:
+    """Read what `fields_of_experts` learned.
+
+    Args:
+        x: Upper variable, shape (K size^2,).
+        filters: K.
+        size: Side of the filters.
+
+    Returns:
+        Weights (K,) and filters (K, size, size).
+    """
+    kernels = x[filters:].reshape(filters, -1) @ _cosine_patterns(size, x.dtype)
+    return x[:filters].exp(), kernels.reshape(filters, size, size)
+
+
 def _cosine_patterns(size: int, dtype: torch.dtype) -> Tensor:
     """The two-dimensional cosine basis without the constant, lowest first: orthonormal rows (size^2 - 1, size^2)."""
     grid = torch.arange(size, dtype=dtype)

@@ -38,6 +38,14 @@ PURPOSES: Mapping[str, Purpose] = {
         "Telling sex or age of anybody: both are readings of a network about appearance, used only to avoid odd mixes.",
         "Two apparent sexes and one age line, as the labels of the network that it learned from have them.",
     ),
+    "crop-restorer": Purpose(
+        "Crop restorer",
+        "Removes noise from a face crop before it is encoded, where the picture under it is visibly noisy, so that "
+        "the oracles compare with the person and not with the noise. Never seen in a release.",
+        "Making faces recognizable: it is a denoiser of small filters and adds no detail.",
+        "Learned on synthetic noise. Its grades for compression are not used in the service: they restore brightness "
+        "but move landmarks; see docs/methods/maid.md.",
+    ),
     "face-autoencoder": Purpose(
         "Face autoencoder",
         "Turns aligned 128 px face crops into 8x16x16 latents and back; the generator works on these latents.",
@@ -62,6 +70,14 @@ PURPOSES: Mapping[str, Purpose] = {
         "Proposes identity codes of people who do not exist and tells whether a code is plausible (test T2).",
         "Search for people: its bank holds synthetic people only.",
         "As narrow as its bank: some two thousand synthetic adults.",
+    ),
+    "match-calibrators": Purpose(
+        "Match calibrators",
+        "Turn an oracle's similarity into the probability, at equal priors, that source and released face show one "
+        "person. Verdicts report it, rounded and read off the rounded margin; no decision rests on it.",
+        "Deciding whether to release, or identifying anybody: thresholds decide, with a stated confidence.",
+        "Fitted on press photographs of public figures, all subgroups together: within a subgroup, where people look "
+        "more alike, the probability is less well calibrated; see docs/methods/bsvrb.md.",
     ),
     "oracle-thresholds": Purpose(
         "Oracle thresholds",

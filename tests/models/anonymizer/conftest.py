@@ -202,6 +202,15 @@ class FixedThreshold:
     impostor_std: float = 0.12
 
 
+def template_landmarks(shift: float = 0.0) -> Tensor:
+    """Landmarks (68, 2) of which only those count that give the five points; moved along both axes."""
+    marks = torch.zeros(68, 2)
+    points = torch.from_numpy(crop_template()).float()
+    marks[36:42], marks[42:48] = points[0], points[1]
+    marks[[30, 48, 54]] = points[2:]
+    return marks + shift
+
+
 class RandomIdentityEncoder:
     def __init__(self) -> None:
         self._map = torch.randn(144, 128, generator=torch.Generator().manual_seed(5))

@@ -27,7 +27,8 @@ from models.faces.detection import DetectionError
 PLAN = DetectionPlan(scales=(1.0, 0.5))
 SOURCE_PASSES = 3  # two scales and the mirror image
 SOURCE_CALLS = 1  # the oracles are asked about the source once,
-GATE_CALLS = 2  # then about the first candidate, and then by the gate
+VIEWS_CALLS = 2  # then about the first candidate,
+GATE_CALLS = 3  # then about its other views, and then by the gate
 
 FAULTS: dict[str, Callable[[Any, Any, pytest.MonkeyPatch], None]] = {}
 
@@ -159,7 +160,12 @@ ORACLE_ANSWERS: dict[str, Callable[..., Any]] = {
     "returns a row too few": one_oracle(lambda rows: rows[1:]),
     "returns nothing": lambda *_: {},
 }
-for when, start in (("at the source", 0), ("at the candidates", SOURCE_CALLS), ("in the gate", GATE_CALLS)):
+for when, start in (
+    ("at the source", 0),
+    ("at the candidates", SOURCE_CALLS),
+    ("at the other views of the candidates", VIEWS_CALLS),
+    ("in the gate", GATE_CALLS),
+):
     for what, answer in ORACLE_ANSWERS.items():
 
         @fault(f"oracle {what} {when}", answer, start)
@@ -170,6 +176,20 @@ for when, start in (("at the source", 0), ("at the candidates", SOURCE_CALLS), (
     @fault(f"oracle hangs {when}", start)
     def _oracle_hangs(rig: Any, kit: Any, patch: Any, start: int) -> None:
         rig.ensemble = kit.Altered(rig.ensemble, passes_time(rig), start)
+
+
+LANDMARK_ANSWERS: dict[str, Callable[..., Any]] = {
+    "raises": fails(RuntimeError("network")),
+    "returns NaN": lambda *_: torch.full((1, 68, 2), torch.nan),
+    "returns one point": lambda *_: torch.zeros(1, 68, 2),
+    "returns five points": lambda *_: torch.rand(1, 5, 2),
+    "returns nothing": lambda *_: torch.empty(0, 68, 2),
+}
+for what, answer in LANDMARK_ANSWERS.items():
+
+    @fault(f"landmark network {what}", answer)
+    def _landmarks(rig: Any, kit: Any, patch: Any, answer: Any) -> None:
+        rig.options["landmarks"] = answer
 
 
 @fault("oracle sees one person in everything")

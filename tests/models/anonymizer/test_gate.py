@@ -235,6 +235,35 @@ def reports_numbers(bench: Bench) -> None:
     assert face.reason is None
 
 
+class Curves:
+    """Probability of a match that rises from 0 to 1 between the cosines 0.25 and 0.35."""
+
+    def probability(self, oracle: str, similarity: float) -> float:
+        assert -1.0 <= similarity <= 1.0
+        return min(1.0, max(0.0, 10.0 * (similarity - 0.25)))
+
+
+def reports_probabilities(bench: Bench) -> None:
+    """They follow from the rounded margins alone: 0.30 and 0.31 give the same, and the answer of nobody changes."""
+    shown = []
+    for similarity in (0.30, 0.31):
+        ensemble = seeing(bench, similarity)
+        plain, informed = (
+            bench.look(bench.released, bench.face(), gate=bench.gate(ensemble=ensemble, curves=curves)).verdict
+            for curves in (None, Curves())
+        )
+        (face,), (before,) = informed.faces, plain.faces
+        assert before.match_probability is None
+        assert (informed.status, face.margins) == (plain.status, before.margins)
+        shown.append(dict(face.match_probability))
+    assert shown[0] == shown[1] == {"north": 0.0, "east": 0.5, "south": 0.0}
+    (copy,) = bench.look(bench.source, bench.face(), gate=bench.gate(curves=Curves())).verdict.faces
+    assert set(copy.match_probability.values()) == {1.0}
+    unmatched = bench.face(status=Status.REDACTED, source=None, reason=Reason.NO_LANDMARKS)
+    (covered,) = bench.look(bench.cover(), unmatched, gate=bench.gate(curves=Curves())).verdict.faces
+    assert covered.match_probability is None
+
+
 def reports_failures(bench: Bench) -> None:
     inspection = bench.look(bench.source, bench.face(reason=None))
     (face,) = inspection.verdict.faces
@@ -438,6 +467,7 @@ CASES: dict[str, Case] = {
     "time out at the end is stopped": expect(WITHHELD, Reason.DEADLINE, after_detection),
     "time out before the detector stops at once": ends_before_the_detector,
     "numbers are reported and rounded": reports_numbers,
+    "probabilities are reported": reports_probabilities,
     "failures are reported": reports_failures,
     "leftovers are reported": reports_leftovers,
     "incomplete inspections say so": reports_incomplete,

@@ -19,7 +19,7 @@ from models.anonymizer.redetection import DetectionPlan
 from models.anonymizer.source_record import SourceRecord
 from models.anonymizer.synthesis import SynthesisSettings
 from models.anonymizer.verdict import Reason, Status
-from models.faces.alignment import sample_crop
+from models.faces.alignment import AlignedFace, sample_crop
 from models.identity.gallery import EnrolledGallery
 from models.identity.leakage import leaked_bits
 from models.identity.pseudonym import PseudonymIssuer, PseudonymKey
@@ -97,8 +97,8 @@ def test_all_faces_of_all_pictures_share_the_calls_of_the_networks(rig: Any, stu
     releases = rig.run(*pictures)
     assert [release.status for release in releases] == [Status.ANONYMIZED, Status.ANONYMIZED]
     assert rig.generator.rows == [3]
-    # once about the sources, once about the candidates, and once per picture in the gate
-    assert rig.ensemble.count == 4
+    # once about the sources, twice about the candidates (as they are, in other views), once per picture in the gate
+    assert rig.ensemble.count == 5
     for release, picture in zip(releases, pictures, strict=True):
         studio.assert_no_source_face(release, picture)
 
@@ -154,7 +154,7 @@ def same_person(answers: Any, *_: Any) -> Any:
 
 
 def test_a_refused_candidate_is_counted_and_paid_for(rig: Any, studio: Any) -> None:
-    """Call 1 is about the source, calls 2 and 3 about candidates; in 2 an oracle sees the source."""
+    """Call 1 is about the source, calls 2 to 4 about candidates; in 2 an oracle sees the source."""
     inner = rig.ensemble
     sources: list[torch.Tensor] = []
 
@@ -168,7 +168,7 @@ def test_a_refused_candidate_is_counted_and_paid_for(rig: Any, studio: Any) -> N
     release = rig.run(studio.draw_picture(3))[0]
     (face,) = release.verdict.faces
     assert release.status is Status.ANONYMIZED
-    assert face.attempts == 5, "one candidate in the first batch, four in the second"
+    assert face.attempts == 3, "one candidate in the first batch, two in the second"
     assert face.leaked_bits == pytest.approx(leaked_bits(2))
     assert rig.meter.totals()["pre"].bits == pytest.approx(1.0 / math.log(2.0))
     assert rig.meter.totals()["post"].bits == 0.0
@@ -200,7 +200,7 @@ def test_tries_are_bounded(rig: Any, studio: Any) -> None:
     release = rig.run(studio.draw_picture(3), max_tries=7)[0]
     assert release.status is Status.WITHHELD
     assert sum(rig.generator.rows) == 7
-    assert rig.generator.rows == [1, 4, 2]
+    assert rig.generator.rows == [1, 2, 2, 2]
 
 
 def test_on_failure_withhold_gives_no_picture(rig: Any, studio: Any) -> None:
@@ -217,6 +217,41 @@ def test_mode_redact_covers_without_drawing(rig: Any, studio: Any) -> None:
     assert [face.steps for face in release.verdict.faces] == [0, 0]
     assert rig.generator.rows == []
     studio.assert_no_source_face(release, picture)
+
+
+@pytest.mark.parametrize(("refusals", "status"), [(1, Status.REDACTED), (2, Status.REDACTED), (3, Status.WITHHELD)])
+def test_a_cover_beside_which_an_oracle_sees_a_likeness_is_widened_twice_at_most(
+    refusals: int, status: Status, rig: Any, studio: Any
+) -> None:
+    """Call 1 is about the source, the calls after it are about covers."""
+    picture = studio.draw_picture(3)
+    plain = rig.run(picture, mode="redact")[0].verdict.faces[0].box
+    rig.ensemble = studio.Altered(rig.ensemble, same_person, stop=1 + refusals)
+    release = rig.run(picture, mode="redact")[0]
+    assert release.status is status
+    if status is Status.REDACTED:
+        x0, y0, x1, y1 = release.verdict.faces[0].box
+        assert x1 - x0 == pytest.approx(1.35**refusals * (plain[2] - plain[0]))
+        assert y1 - y0 == pytest.approx(1.35**refusals * (plain[3] - plain[1]))
+        assert (x0 + x1, y0 + y1) == pytest.approx((plain[0] + plain[2], plain[1] + plain[3]))
+        studio.assert_no_source_face(release, picture)
+
+
+def test_a_degraded_crop_is_restored_before_the_oracles_see_it(rig: Any, studio: Any) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Grayer:
+        def restore_face(self, pixels: Any, aligned: AlignedFace) -> AlignedFace:
+            return AlignedFace(np.full_like(aligned.crop, 77), aligned.matrix)
+
+    def note(answers: Any, crops: torch.Tensor) -> Any:
+        seen.append(crops)
+        return answers
+
+    rig.ensemble = studio.Altered(rig.ensemble, note)
+    rig.options["restorer"] = Grayer()
+    rig.run(studio.draw_picture(3))
+    torch.testing.assert_close(seen[0], torch.full_like(seen[0], 77 / 127.5 - 1))
 
 
 def test_one_failing_face_is_covered_and_the_other_replaced(rig: Any, studio: Any) -> None:
@@ -343,9 +378,12 @@ def test_choosing_by_landmarks_takes_the_nearest_and_pays_for_the_choice(rig: An
     wanted: list[torch.Tensor] = []
 
     def landmarks(crops: torch.Tensor) -> torch.Tensor:
-        """The source, then a candidate: pretend that the fourth candidate asked about is the nearest."""
+        """Of four candidates for their own views; then the source and a candidate: the fourth seems the nearest."""
+        template = studio.template_landmarks()
+        if len(crops) == 4:
+            return template.expand(4, -1, -1)
         wanted.append(crops[1])
-        return torch.stack([torch.zeros(5, 2), torch.full((5, 2), 0.0 if len(wanted) == 4 else 9.0)])
+        return torch.stack([template, template + (0.0 if len(wanted) == 4 else 9.0)])
 
     rig.options.update(settings=SynthesisSettings(block=4, select="landmarks"), landmarks=landmarks)
     (release,) = rig.run(studio.draw_picture(3))

@@ -94,6 +94,16 @@ def test_releases_and_verdicts_are_not_pickled_or_copied_and_show_no_bytes() -> 
         assert repr(release.verdict.seal) not in shown
 
 
+def test_probabilities_are_frozen_sorted_and_finite() -> None:
+    face = FaceVerdict(BOX, Status.ANONYMIZED, match_probability={"south": 0.05, "north": 0.1})
+    assert list(face.as_dict()["match_probability"].items()) == [("north", 0.1), ("south", 0.05)]
+    assert FaceVerdict(BOX, Status.ANONYMIZED).as_dict()["match_probability"] is None
+    with pytest.raises(TypeError):
+        face.match_probability["north"] = 1.0  # type: ignore[index]
+    with pytest.raises(ValueError, match="finite"):
+        FaceVerdict(BOX, Status.ANONYMIZED, match_probability={"north": float("nan")})
+
+
 def test_margins_cannot_be_edited() -> None:
     face = FaceVerdict(BOX, Status.ANONYMIZED, margins={"north": 0.1})
     with pytest.raises(TypeError):

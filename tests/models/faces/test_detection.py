@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 
 from models.faces import mtcnn as mtcnn_module
 from models.faces.boxes import Face
@@ -404,3 +407,13 @@ def test_a_box_or_an_answer_that_is_not_finite_is_a_detection_error(mtcnn, draw_
     monkeypatch.setattr(mtcnn._network.onet, "forward", lambda x: tuple(part * np.nan for part in forward(x)))
     with pytest.raises(DetectionError, match="not a number"):
         mtcnn.look(draw_face(100), (20.0, 20.0, 80.0, 80.0))
+
+
+@pytest.mark.parametrize(("name", "side"), [("pnet", 60), ("rnet", 24), ("onet", 48)])
+def test_networks_that_see_channels_last_find_what_they_find_channels_first(name, side, mtcnn):
+    wrapped = getattr(mtcnn._network, name)
+    first = copy.deepcopy(wrapped.network).to(memory_format=torch.contiguous_format)
+    pictures = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        for expected, found in zip(first(pictures), wrapped(pictures), strict=True):
+            assert torch.allclose(expected, found, atol=1e-5)

@@ -5,10 +5,19 @@ import pytest
 import torch
 
 from models.faces.alignment import crop_template
+from models.faces.boxes import Face
 from models.oracles.thresholds import ARTIFACT, CalibrationError, load_thresholds
 from models.registry.promotion import PromotionRefusedError
 from models.registry.store import ArtifactStore
-from training.jobs.calibrate_oracles import JOB, CalibrateOraclesConfig, identity_in_half, pick_photos, read_landmarks
+from training.jobs.calibrate_oracles import (
+    JOB,
+    CalibrateOraclesConfig,
+    crop_main_face,
+    identity_in_half,
+    pick_photos,
+    read_landmarks,
+    read_suspects,
+)
 from training.runs.context import RunContext
 
 
@@ -96,3 +105,47 @@ def test_two_photos_of_each_person_are_drawn_and_people_can_be_limited(folder):
 def test_landmarks_are_read_in_the_order_of_the_template(folder):
     landmarks = read_landmarks(folder / "landmarks.csv")
     np.testing.assert_allclose(landmarks["Person_00_0001.png"], crop_template(), atol=1e-3)
+
+
+def test_suspected_photos_are_left_out(folder, context, tmp_path):
+    names = sorted(path.name for path in folder.glob("*.png"))
+    suspects = {names[0], names[1], names[2]}  # both photos of one person, one of another
+    weights = tmp_path / "weights.csv"
+    rows = [f"{name},{0.01 if name in suspects else 0.9},{int(name in suspects)}" for name in names]
+    weights.write_text("file,weight,suspect\n" + "\n".join(rows) + "\n")
+    assert read_suspects(weights) == suspects
+    photos = pick_photos(folder, None, "all", None, np.random.default_rng(0), without=suspects)
+    assert len(photos.first) == 11
+    assert photos.second.count(None) == 1
+    assert not suspects & {path.name for path in (*photos.first, *photos.second) if path is not None}
+    report = JOB.run(config(folder, weights=weights), context)
+    assert report.metrics["people"] == 11
+    manifest = context.store.resolve(ARTIFACT).manifest
+    assert "3 photos" in manifest.provenance["data"]
+
+
+@pytest.mark.parametrize("text", ["file,weight\na.png,0.5\n", "file,weight,suspect\na.png,0.5,maybe\n"])
+def test_a_list_of_suspects_that_does_not_say_whom_is_refused(tmp_path, text):
+    path = tmp_path / "weights.csv"
+    path.write_text(text)
+    with pytest.raises(CalibrationError, match="suspect"):
+        read_suspects(path)
+
+
+def test_the_most_certain_face_stands_for_a_photo(folder):
+    points = crop_template()
+
+    class TwoFaces:
+        def detect(self, pixels):
+            box = (0.0, 0.0, 127.0, 127.0)
+            return [
+                Face(box, 0.7, points, "drawn"),
+                Face(box, 0.9, points + 6.0, "drawn"),
+                Face(box, 0.99, None, "drawn"),
+            ]
+
+    path = next(folder.glob("*.png"))
+    crop = crop_main_face(path, None, TwoFaces())
+    assert (crop == crop_main_face(path, {path.name: points + 6.0}, None)).all()
+    assert not (crop == crop_main_face(path, {path.name: points}, None)).all()
+    assert crop_main_face(path, {}, None) is None

@@ -12,7 +12,16 @@ from models.registry.store import ArtifactStore
 from training.jobs.calibrate_oracles import JOB as CALIBRATE
 from training.jobs.calibrate_oracles import CalibrateOraclesConfig
 from training.jobs.fit_match_calibrators import JOB, FitMatchCalibratorsConfig
-from training.jobs.match_curves import Pairs, fit_lbfgs, fit_newton, log_loss, match_probability, measure_pairs
+from training.jobs.match_curves import (
+    Pairs,
+    calibration_error,
+    fit_lbfgs,
+    fit_newton,
+    fit_undamped,
+    log_loss,
+    match_probability,
+    measure_pairs,
+)
 from training.runs.context import RunContext
 
 ORACLES = ("fr_feature", "mobileface")
@@ -32,6 +41,28 @@ def test_newton_and_scikit_learn_find_the_same_curve():
     assert ours.intercept == pytest.approx(peer.intercept, rel=1e-4)
     assert ours.objective <= peer.objective + 1e-12
     assert ours.evaluations < 20
+
+
+def test_unguarded_newton_ends_at_the_same_curve_and_says_how_near():
+    pairs = gaussian_pairs(6)
+    bare, ours = fit_undamped(pairs, 1e-4), fit_newton(pairs, 1e-4)
+    assert bare.slope == pytest.approx(ours.slope, rel=1e-6)
+    assert bare.intercept == pytest.approx(ours.intercept, rel=1e-6)
+    assert bare.gradient_norm <= 1e-9
+    assert 2 <= bare.evaluations < 20
+
+
+def test_calibration_error_is_nothing_for_the_true_curve_and_the_gap_for_a_wrong_one():
+    pairs = gaussian_pairs(7, genuine=40000, impostor=40000)
+    fit = fit_newton(pairs, 1e-7)
+    # ten bins of 80 000 pairs: the mean absolute deviation of shares is a few thousandths
+    assert calibration_error(fit, pairs) < 0.01
+    always = type(fit)(0.0, 50.0, 0.0, 0.0, 0)
+    assert calibration_error(always, pairs) == pytest.approx(0.5)
+    coin = type(fit)(0.0, 0.0, 0.0, 0.0, 0)
+    assert calibration_error(coin, pairs) == pytest.approx(0.0, abs=1e-9)
+    # too timid on either side: the errors of the bins cancel, and still count
+    assert calibration_error(type(fit)(fit.slope / 4, fit.intercept / 4, 0.0, 0.0, 0), pairs) > 0.1
 
 
 def test_the_curve_is_the_log_likelihood_ratio_whatever_the_numbers_of_pairs():
@@ -119,6 +150,9 @@ def test_calibrators_are_published_promoted_and_loadable(folder, calibrated, tmp
     assert curve.held_out_log_loss < 0.35
     assert calibrators.probability("fr_feature", 1.0) > 0.9
     assert (tmp_path / "figures" / "reliability_mobileface.svg").is_file()
+    rows = report.tables["in the service"]
+    assert {row["method"] for row in rows} == {"gradient_normalized_smoothness"}
+    assert all(set(row) == {"method", "job", "measure", "without", "with", "n"} for row in rows)
 
 
 def test_a_gate_that_fails_is_published_but_not_promoted(folder, calibrated, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,66 @@ def test_the_page_depends_on_the_runs_alone_and_leaves_product_jobs_out(
 ) -> None:
     execute(method, toy_config(), place)
     assert render_methods([method], [place.runs]) == render_methods([method, toy_job], [place.runs])
+
+
+def use(method: str, job: str, without: float, with_: float) -> dict[str, Any]:
+    return {"method": method, "job": job, "measure": "error, px", "without": without, "with": with_, "n": 40}
+
+
+def reporting(job: Job[Any], *uses: dict[str, Any], claims: Sequence[Check] = ()) -> Job[Any]:
+    return replace(job, run=lambda config, context: Report({}, claims, tables={"in the service": uses}))
+
+
+def service_section(text: str) -> list[str]:
+    return [line for line in text.partition("## In the service")[2].splitlines() if line.startswith("|")][2:]
+
+
+def test_what_methods_do_for_the_service_is_sorted_by_method_then_as_given(
+    method: Job[Any], toy_job: Job[Any], toy_config: Callable[..., Any], place: Place
+) -> None:
+    later = replace(method, name="second-toy")
+    shop = replace(toy_job, name="shop")
+    uses = use("second_toy", "sorts", 2.0, 1.5), use("toy", "paints", 1.0, 3.0), use("pageless", "waits", 0.0, 0.5)
+    execute(reporting(shop, *uses), toy_config(steps=3), place)
+    checked = reporting(method, use("toy", "draws", 0.12345, 0.1), claims=[Check("loss", 1.0, 0.5, 0.0, "at_most")])
+    execute(checked, toy_config(), place)
+    text = render_methods([method, later], [place.runs], products=["shop", "never-run"])
+    assert service_section(text) == [
+        "| [toy](toy.md) | draws | error, px | 0.1235 | 0.1 | 40 |",
+        "| [toy](toy.md) | paints | error, px | 1 | 3 | 40 |",
+        "| [second-toy](second_toy.md) | sorts | error, px | 2 | 1.5 | 40 |",
+        "| pageless | waits | error, px | 0 | 0.5 | 40 |",
+    ]
+    assert text.index("## Checks") < text.index("## In the service")
+    assert text == render_methods([method, later], [place.runs], products=["shop", "never-run"])
+
+
+def test_the_newest_run_of_any_configuration_speaks_for_the_service(
+    method: Job[Any], toy_config: Callable[..., Any], place: Place
+) -> None:
+    old = execute(reporting(method, use("toy", "old", 1.0, 2.0)), toy_config(), place).directory
+    old.rename(old.with_name("20000101T000000Z-" + old.name.partition("-")[2]))
+    execute(reporting(method, use("toy", "new", 1.0, 2.0)), toy_config(steps=3), place)
+    partial = execute(reporting(method, use("toy", "partial", 1.0, 2.0)), toy_config(steps=4), place).directory
+    partial.rename(partial.with_name("9" + partial.name + ".partial"))
+    (line,) = service_section(render_methods([method], [place.runs]))
+    assert "| new |" in line
+
+
+def test_a_page_without_uses_has_no_such_section(
+    method: Job[Any], toy_config: Callable[..., Any], place: Place
+) -> None:
+    execute(method, toy_config(), place)
+    assert "In the service" not in render_methods([method], [place.runs], products=["shop"])
+
+
+@pytest.mark.parametrize("spoiled", [{"without": "much"}, {"n": None}])
+def test_a_use_without_its_numbers_is_an_error(
+    method: Job[Any], toy_config: Callable[..., Any], place: Place, spoiled: dict[str, Any]
+) -> None:
+    execute(reporting(method, use("toy", "draws", 1.0, 2.0) | spoiled), toy_config(), place)
+    with pytest.raises(ReportError, match="is not usable"):
+        render_methods([method], [place.runs])
 
 
 @pytest.fixture
