@@ -18,12 +18,12 @@ from pydantic import Field
 from torch import Tensor
 
 from models.anonymizer.assembly import assemble
-from models.identity.repair import principal_directions
 from models.identity.sphere import normalize
 from models.oracles.ensemble import AUDITOR_ORACLES, SERVING_ORACLES, load_oracle
 from training.algorithm import iterate
 from training.jobs.black_box_peers import cma_es
 from training.jobs.calibrate_oracles import Half
+from training.jobs.code_repair import principal_directions
 from training.jobs.searched_faces import SearchedFace, linear_faces, served_faces, source_crops
 from training.optimizers.derivative_free.consensus_based_optimization import consensus_based_optimization
 from training.problems import BlackBox

@@ -46,6 +46,7 @@ JOBS: tuple[str, ...] = (
     "training.jobs.muon",
     "training.jobs.oracle_weights",
     "training.jobs.prepare_faces",
+    "training.jobs.probe_attribute_leaks",
     "training.jobs.render_faces",
     "training.jobs.repair_codes",
     "training.jobs.small_gain_nash",

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.anonymizer.assembly import assemble
-from models.identity.repair import principal_directions
 from models.identity.sphere import tangent_noise
 from models.oracles.ensemble import SERVING_ORACLES
 from training.jobs.calibrate_oracles import Half
+from training.jobs.code_repair import principal_directions
 from training.jobs.searched_faces import SearchedFace, linear_faces, served_faces, source_crops
 from training.optimizers.derivative_free.zeroth_order_family.estimators import simultaneous_perturbation
 from training.optimizers.derivative_free.zeroth_order_family.probes import Draw, expected_cosine, guided, orthogonal

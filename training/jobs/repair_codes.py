@@ -15,10 +15,10 @@ from models.anonymizer.assembly import assemble
 from models.identity.leakage import leaked_bits
 from models.identity.manifold import IdentityManifold
 from models.identity.rejection import Accepted, RejectionSampler, Subject
-from models.identity.repair import Repaired, RepairSettings, principal_directions, repair_code, worst_excess
 from models.identity.sphere import Codes, normalize
 from models.oracles.ensemble import SERVING_ORACLES
 from training.jobs.calibrate_oracles import Half
+from training.jobs.code_repair import Repaired, RepairSettings, principal_directions, repair_code, worst_excess
 from training.jobs.searched_faces import SearchedFace, linear_faces, served_faces, source_crops
 from training.runs.config import JobConfig
 from training.runs.context import RunContext

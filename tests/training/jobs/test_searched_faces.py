@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models.identity.manifold import IdentityManifold
-from models.identity.repair import principal_directions
 from training.jobs.attack_gate import _Verdicts
+from training.jobs.code_repair import principal_directions
 from training.jobs.hinge_from_values import HingeFromValuesConfig, _descend, _estimate, _slope, _tangent
 from training.jobs.repair_codes import Outcome, Rules, exhaust, in_the_service
 from training.jobs.searched_faces import SearchedFace, linear_faces

@@ -15,7 +15,9 @@ from models.identity.errors import PreviewError
 from models.identity.information import mutual_information
 from models.identity.leakage import leaked_bits
 from models.identity.rejection import Preview
-from models.identity.repair import (
+from models.identity.sphere import Codes, uniform_directions
+from training.algorithm import iterate
+from training.jobs.code_repair import (
     Repaired,
     RepairSettings,
     Unrepaired,
@@ -25,8 +27,6 @@ from models.identity.repair import (
     search_bits,
     worst_excess,
 )
-from models.identity.sphere import Codes, uniform_directions
-from training.algorithm import iterate
 from training.optimizers.derivative_free.directional_attacks import directional_attacks
 from training.problems.networks import NetworkGoal
 
@@ -137,6 +137,17 @@ def test_a_pass_that_does_not_happen_twice_is_no_certificate() -> None:
     assert isinstance(result, Unrepaired)
 
 
+def test_the_smallest_improvement_is_one() -> None:
+    falling = itertools.count()
+
+    def preview(codes: Codes) -> Mapping[str, NDArray[np.float64]]:
+        return dict.fromkeys(LIMITS, np.full(len(codes), 0.9 - 1e-6 * next(falling)))
+
+    codes = uniform_directions(np.random.default_rng(0), 4, DIM).astype(np.float32)
+    result = repair_code(codes, np.ones(4), preview, LIMITS, SCALES, Everywhere(), rng=np.random.default_rng(0))
+    assert result.leaked_bits == pytest.approx(repair_bits(4, ["better"] * result.calls))
+
+
 def test_only_comparisons_reach_the_search() -> None:
     """Another scale of the same order, within the limits, gives the same code."""
     preview = linear_preview(3)
@@ -173,16 +184,23 @@ def test_an_answer_that_is_not_a_number_stops_the_repair(bad: float) -> None:
 
 
 def test_trials_that_a_blind_test_refuses_are_never_shown_to_the_oracles() -> None:
-    preview, shown = linear_preview(5), []
+    refusals = 0
+    for seed in range(5):
+        preview, shown = linear_preview(seed), []
 
-    def watched(trials: Codes) -> Mapping[str, NDArray[np.float64]]:
-        shown.extend(trials if len(trials) == 1 else [])
-        return preview(trials)
+        def watched(trials: Codes, preview: Preview = preview, shown: list[Codes] = shown) -> Mapping[str, Codes]:
+            shown.extend(trials if len(trials) == 1 else [])
+            return preview(trials)
 
-    result = repaired(5, watched, allowed=lambda codes: codes[:, 0] > 0)
-    assert isinstance(result, Repaired)
-    assert result.code[0] > 0
-    assert all(code[0] > 0 for code in shown[1:])  # the first is the refused candidate itself
+        def allowed(codes: Codes) -> NDArray[np.bool_]:
+            nonlocal refusals
+            refusals += int((codes[:, 0] <= 0).sum())
+            return codes[:, 0] > 0
+
+        result = repaired(seed, watched, allowed=allowed)
+        assert not isinstance(result, Repaired) or result.code[0] > 0
+        assert all(code[0] > 0 for code in shown[1:])  # the first is the refused candidate itself
+    assert refusals > 5
 
 
 def test_the_code_of_the_answers_satisfies_kraft() -> None:

@@ -107,7 +107,7 @@ class _Judge:
         answer: Answer = "worse"
         if all(self.seen[name] < limit for name, limit in self._limits.items()):
             answer = "passes"
-        elif excess < self._best - 0.3:
+        elif excess < self._best:
             answer = "better"
         self._best = min(self._best, float(excess))
         self.answers.append(answer)
