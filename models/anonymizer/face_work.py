@@ -21,8 +21,6 @@ from models.identity.rejection import BinTest
 
 _Part = TypeVar("_Part")
 
-_WIDENING = 1.35  # of the sides of a box whose cover hid too little
-
 
 @dataclass(slots=True, eq=False, repr=False)
 class FaceWork:
@@ -53,7 +51,6 @@ class FaceWork:
     gallery_tries: int = 1
     choice_bits: float = 0.0  # what choosing among accepted candidates may have told
     leaked_bits: float = 0.0  # of a synthesis that was given up
-    widenings: int = 0  # of its cover
     identity_stream: np.random.Generator | None = None
     suits: BinTest | None = None  # coarse attribute match of candidates
 
@@ -65,13 +62,6 @@ class FaceWork:
     def redact(self, reason: Reason) -> None:
         """Give up on a synthetic face."""
         self.status, self.reason, self.crop = Status.REDACTED, reason, None
-
-    def widen_cover(self) -> None:
-        """Cover more than before: the box, and with it the cover, grows about its center."""
-        x0, y0, x1, y1 = self.box
-        grow_x, grow_y = (_WIDENING - 1.0) * (x1 - x0) / 2.0, (_WIDENING - 1.0) * (y1 - y0) / 2.0
-        self.box = (x0 - grow_x, y0 - grow_y, x1 + grow_x, y1 + grow_y)
-        self.widenings += 1
 
     def forget(self) -> None:
         """Drop everything that describes the source."""

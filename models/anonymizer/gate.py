@@ -88,7 +88,7 @@ class GateBounds:
     """
 
     min_overlap: float = 0.4
-    max_landmark_deviation: float = 0.3
+    max_landmark_deviation: float = 0.15
     max_copied_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -343,11 +343,14 @@ class Gate:
         later: Sequence[Box],
         policy: Policy,
     ) -> _Measured:
-        if not is_solid(pixels, face.box, later):
+        matrix = None if face.source is None else face.source.matrix
+        if not is_solid(pixels, face.box, later, matrix):
             return _Measured(Reason.REDACTION_NOT_SOLID)
         if compared is None:  # nothing to compare with, and one color tells nobody from anybody
             return _Measured()
-        return self._judge_similarity(compared, policy)
+        result = self._judge_similarity(compared, policy)
+        # no pixel of the face is left, so a likeness is one of the surroundings: it is reported, and no reason to stop
+        return replace(result, reason=None) if result.reason is Reason.SIMILARITY_EXCEEDED else result
 
     def _judge_similarity(self, compared: dict[str, Tensor], policy: Policy) -> _Measured:
         result = _Measured()

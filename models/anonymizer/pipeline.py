@@ -50,8 +50,7 @@ from models.identity.leakage import leaked_bits
 from models.identity.pseudonym import PseudonymIssuer
 from models.pictures import DecodeLimits, decode_picture, encode_picture
 
-_COVER_ROUNDS = 3  # a cover may reach into a neighbor, which then has to be covered too, or be too small
-_MAX_WIDENINGS = 2  # of a cover beside which the oracles still see a likeness
+_COVER_ROUNDS = 3  # a cover may reach into a neighbor, which then has to be covered too
 _FINAL_REASONS = frozenset({Reason.ORACLE_FAILED})  # drawing again cannot help
 
 
@@ -305,23 +304,17 @@ class Anonymizer:
             self._react(work, inspection)
 
     def _react(self, work: _PictureWork, inspection: Inspection) -> None:
-        """Draw refused faces again while the policy allows, then cover them; widen covers that hide too little.
-
-        Hair and surroundings alone may be enough for an oracle, so a cover can be refused for likeness. A cover that is
-        refused otherwise, or still after the last widening, is the end.
-        """
+        """Draw refused faces again while the policy allows, then cover them; a refused cover is the end."""
         outcomes = inspection.verdict.faces
         is_final = not inspection.is_complete or work.rounds >= work.max_rounds or len(outcomes) != len(work.faces)
         refused = [
             (face, outcome.reason) for face, outcome in zip(work.faces, outcomes, strict=False) if not outcome.passed
         ]
-        if is_final or any(not face.is_synthetic and not _can_widen(face, reason) for face, reason in refused):
+        if is_final or any(not face.is_synthetic for face, _ in refused):
             work.verdict = inspection.verdict
             return
         for face, reason in refused:
-            if not face.is_synthetic:
-                face.widen_cover()
-            elif face.rounds <= work.request.policy.max_resyntheses and reason not in _FINAL_REASONS:
+            if face.rounds <= work.request.policy.max_resyntheses and reason not in _FINAL_REASONS:
                 face.crop = None
             else:
                 self._give_up(face, reason or Reason.INTERNAL_ERROR)
@@ -396,10 +389,6 @@ class Anonymizer:
             elapsed = self._clock() - start
             for work in works:
                 work.timings_s[name] = work.timings_s.get(name, 0.0) + elapsed
-
-
-def _can_widen(face: FaceWork, reason: Reason | None) -> bool:
-    return reason is Reason.SIMILARITY_EXCEEDED and face.widenings < _MAX_WIDENINGS
 
 
 def _treated(face: FaceWork) -> TreatedFace:

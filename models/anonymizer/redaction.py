@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.faces.alignment import face_mask, invert_matrix
 from models.faces.boxes import Box
 from models.faces.compositing import Pasted, redact_ellipse, union_touched
 
@@ -17,6 +19,7 @@ _MAX_DEVIATION = 16.0  # gray levels of codec error inside a flat region next to
 _MEAN_DEVIATION = 3.0
 _STRAY_SHARE = 0.01
 _COVER_REACH = 1.5  # half axes of the ellipse over those of its box, as models.faces.compositing draws it
+_CORE_RIM = 8  # crop px that the core of the mask keeps from its rim
 _RINGING = 12.0  # px from a sharp edge within which JPEG blocks and subsampled color err
 
 
@@ -38,19 +41,25 @@ def redact_faces(pixels: NDArray[np.uint8], faces: Sequence[tuple[Box, NDArray[n
     return Pasted(pixels, union_touched(parts, (height, width)))
 
 
-def is_solid(pixels: NDArray[np.uint8], box: Box, later: Sequence[Box] = ()) -> bool:
-    """Tell whether a box is covered by one color, up to the error of the encoder.
+def is_solid(
+    pixels: NDArray[np.uint8], box: Box, later: Sequence[Box] = (), matrix: NDArray[np.float64] | None = None
+) -> bool:
+    """Tell whether a face is covered by one color, up to the error of the encoder.
 
     Args:
         pixels: decoded picture (h, w, 3).
         box: face box; its inscribed ellipse must be solid. A box outside the picture hides nothing and is solid.
         later: boxes covered after this one, whose own covers may lie over it; those covers are checked by themselves.
+        matrix: image -> crop where the landmarks are known; the core of the face's mask must be solid too, so a box
+            that lies beside its face does not pass.
 
     Returns:
         False as soon as more than encoder noise is left.
     """
     height, width = pixels.shape[:2]
     region = _ellipse(box, 1.0, height, width)
+    if matrix is not None:
+        region |= _mask_core(matrix, height, width)
     for other in later:
         # what a later cover touches, and where its rim rings, is judged with that cover
         region &= ~_ellipse(cover_box(other), 1.1, height, width)
@@ -75,6 +84,12 @@ def _enlarged(box: Box) -> Box:
         max(half, (half + _RINGING) / _COVER_REACH) for half in ((box[2] - box[0]) / 2.0, (box[3] - box[1]) / 2.0)
     )
     return center_x - half_x, center_y - half_y, center_x + half_x, center_y + half_y
+
+
+def _mask_core(matrix: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """Give the pixels (h, w) well inside the mask of an aligned face."""
+    core = cv2.erode((face_mask() >= 1.0).astype(np.uint8), np.ones((2 * _CORE_RIM + 1,) * 2, np.uint8))
+    return np.asarray(cv2.warpAffine(core, invert_matrix(matrix), (width, height), flags=cv2.INTER_NEAREST) > 0)
 
 
 def _ellipse(box: Box, factor: float, height: int, width: int) -> NDArray[np.bool_]:

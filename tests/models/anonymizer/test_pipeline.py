@@ -198,7 +198,7 @@ def test_resyntheses_are_bounded_and_then_the_face_is_covered(
 def test_tries_are_bounded(rig: Any, studio: Any) -> None:
     rig.ensemble = studio.Altered(rig.ensemble, same_person)
     release = rig.run(studio.draw_picture(3), max_tries=7)[0]
-    assert release.status is Status.WITHHELD
+    assert (release.status, release.reason) == (Status.REDACTED, Reason.SAMPLER_EXHAUSTED)
     assert sum(rig.generator.rows) == 7
     assert rig.generator.rows == [1, 2, 2, 2]
 
@@ -219,22 +219,12 @@ def test_mode_redact_covers_without_drawing(rig: Any, studio: Any) -> None:
     studio.assert_no_source_face(release, picture)
 
 
-@pytest.mark.parametrize(("refusals", "status"), [(1, Status.REDACTED), (2, Status.REDACTED), (3, Status.WITHHELD)])
-def test_a_cover_beside_which_an_oracle_sees_a_likeness_is_widened_twice_at_most(
-    refusals: int, status: Status, rig: Any, studio: Any
-) -> None:
-    """Call 1 is about the source, the calls after it are about covers."""
-    picture = studio.draw_picture(3)
-    plain = rig.run(picture, mode="redact")[0].verdict.faces[0].box
-    rig.ensemble = studio.Altered(rig.ensemble, same_person, stop=1 + refusals)
-    release = rig.run(picture, mode="redact")[0]
-    assert release.status is status
-    if status is Status.REDACTED:
-        x0, y0, x1, y1 = release.verdict.faces[0].box
-        assert x1 - x0 == pytest.approx(1.35**refusals * (plain[2] - plain[0]))
-        assert y1 - y0 == pytest.approx(1.35**refusals * (plain[3] - plain[1]))
-        assert (x0 + x1, y0 + y1) == pytest.approx((plain[0] + plain[2], plain[1] + plain[3]))
-        studio.assert_no_source_face(release, picture)
+def test_a_likeness_beside_a_solid_cover_is_reported_and_stops_nothing(rig: Any, studio: Any) -> None:
+    rig.ensemble = studio.Altered(rig.ensemble, same_person)
+    release = rig.run(studio.draw_picture(3), mode="redact")[0]
+    (face,) = release.verdict.faces
+    assert (release.status, face.passed) == (Status.REDACTED, True)
+    assert min(face.margins.values()) < 0.0
 
 
 def test_a_degraded_crop_is_restored_before_the_oracles_see_it(rig: Any, studio: Any) -> None:
