@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from models.anonymizer.assembly import load_attributes, load_network
@@ -70,6 +70,13 @@ class DistillGeneratorConfig(JobConfig):
     ema_decay: float = Field(0.97, ge=0, lt=1)
     evaluate_every: int = Field(100, ge=1)
     publish: bool = True
+
+    @field_validator("drawn_rows")
+    @classmethod
+    def _not_one(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("drawn_rows must be 0 or at least 2: each face is drawn with its neighbor's code")
+        return value
 
 
 def run(config: DistillGeneratorConfig, context: RunContext) -> Report:

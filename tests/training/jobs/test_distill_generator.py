@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from training.jobs.distill_generator import few_step_estimate
+from training.jobs.distill_generator import DistillGeneratorConfig, few_step_estimate
 
 _SHAPE = torch.Size((3, 8, 16, 16))
 
@@ -48,3 +49,8 @@ def test_only_the_last_step_carries_a_gradient() -> None:
 def test_every_step_of_one_two_and_four_is_judged_sooner_or_later() -> None:
     levels = {tuple(level for level, _ in student.calls) for student, _ in _estimates(80)}
     assert levels == {(1.0,), (1.0, 0.5), (1.0, 0.75), (1.0, 0.75, 0.5), (1.0, 0.75, 0.5, 0.25)}
+
+
+def test_one_judged_face_has_no_neighbor_and_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        DistillGeneratorConfig(drawn_rows=1)
