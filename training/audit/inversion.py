@@ -28,7 +28,7 @@ Embed = Callable[[Tensor], Tensor]
 """Maps crops (n, 3, h, w) in [-1, 1] to unit embeddings (n, d), differentiably."""
 
 BATCH = 8
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 5e-4
 _FOLD = 2  # pixels of a square that become channels: a quarter of the work at full resolution of the output
 
 
