@@ -26,6 +26,7 @@ class ReleaseKey:
     scope_key: bytes | None
     epoch: str
     version: str
+    corpus_key: bytes | None = None
 
 
 class ReleaseCache:

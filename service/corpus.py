@@ -78,7 +78,7 @@ class LibraryCorpus:
         with self.library.corpus.reading() as reader:
             subject = reader.item(reader.collection(collection), check_id(item_id)).payload.get("subject")
         data = self.library.corpus.picture(collection, item_id)
-        return Original(data, subject if isinstance(subject, str) and subject else None)
+        return Original(data, subject if isinstance(subject, str) and subject else None, is_stored=True)
 
     def delete(
         self, collection: str, ids: Sequence[str] | None, condition: Mapping[str, Any] | None

@@ -116,12 +116,14 @@ class Picture:
         policy: what to do with every face.
         scope_key: names the subject of a pseudonym; None when nobody named one.
         deadline_s: on the clock of time.monotonic, or None.
+        corpus_key: within what the subjects of a subject table keep their faces; None to not look there.
     """
 
     data: bytes = field(repr=False)
     policy: Policy
     scope_key: bytes | None = field(default=None, repr=False)
     deadline_s: float | None = None
+    corpus_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +178,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A picture as it was given, for the anonymizer only, and the subject somebody named for pseudonyms."""
+    """A picture as it was given, for the anonymizer only, and the subject somebody named for pseudonyms.
+
+    Only the faces of stored pictures are looked up in a subject table: what an upload looked like afterwards would tell
+    whether its bytes are in somebody's folder.
+    """
 
     data: bytes = field(repr=False)
     subject: str | None = field(default=None, repr=False)
+    is_stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

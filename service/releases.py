@@ -28,6 +28,7 @@ class ReleaseDesk:
         master_key: bytes,
         epoch: str,
         version: str,
+        has_subjects: bool = False,
     ) -> None:
         """Connect the parts.
 
@@ -38,6 +39,7 @@ class ReleaseDesk:
             master_key: secret of this installation.
             epoch: changed by the operator to unlink new pseudonyms and draws from old ones.
             version: artifacts and policy version, part of every key.
+            has_subjects: whether the worker can name the subjects of stored pictures.
         """
         self.worker = worker
         self.cache = cache
@@ -45,6 +47,7 @@ class ReleaseDesk:
         self.version = version
         self._master_key = master_key
         self._epoch = epoch
+        self._has_subjects = has_subjects
         self._running: dict[ReleaseKey, asyncio.Future[Outcome]] = {}
 
     async def release(
@@ -71,11 +74,13 @@ class ReleaseDesk:
                 self._scope_key(original, policy, scope),
                 self._epoch,
                 self.version,
+                self._corpus_key(original, policy, scope),
             )
             for original in originals
         ]
         pictures = {
-            key: Picture(original.data, policy, key.scope_key) for key, original in zip(keys, originals, strict=True)
+            key: Picture(original.data, policy, key.scope_key, corpus_key=key.corpus_key)
+            for key, original in zip(keys, originals, strict=True)
         }
         found: dict[ReleaseKey, Outcome] = {}
         while len(found) < len(pictures):
@@ -91,6 +96,12 @@ class ReleaseDesk:
         # the length keeps (scope, subject) pairs apart
         label = f"subject|{len(scope)}|{scope}|{original.subject}|{self._epoch}"
         return hmac.digest(self._master_key, label.encode(), "sha256")
+
+    def _corpus_key(self, original: Original, policy: Policy, scope: str) -> bytes | None:
+        """Name what the subjects of a stored picture are stable within; None where nobody would look them up."""
+        if policy.scope != "pseudonym" or not self._has_subjects or not original.is_stored:
+            return None
+        return hmac.digest(self._master_key, f"corpus|{len(scope)}|{scope}|{self._epoch}".encode(), "sha256")
 
     async def _advance(
         self, pictures: dict[ReleaseKey, Picture], found: dict[ReleaseKey, Outcome], deadline_s: float

@@ -11,6 +11,7 @@ from fastapi import Request
 from structlog.typing import FilteringBoundLogger
 
 from models.anonymizer.policy import Policy
+from models.identity.errors import SubjectTableError
 from models.registry.manifest import ArtifactError
 from retrieval.errors import RetrievalError
 from service.cache import ReleaseCache
@@ -167,8 +168,8 @@ class Runtime:
             if not isinstance(engine, Engine):
                 raise EngineFailedError(f"expected an Engine, got {type(engine).__name__}")
         except Exception as error:
-            # messages of artifacts and store name files and hashes of this installation, never a request
-            detail = str(error) if isinstance(error, (ArtifactError, RetrievalError)) else None
+            # messages of artifacts, store and subject table name files and hashes of this installation, never a request
+            detail = str(error) if isinstance(error, (ArtifactError, RetrievalError, SubjectTableError)) else None
             self.log.error("models_not_loaded", error=type(error).__name__, detail=detail)
             log_failure(self.log, error)
             self._failure = error if isinstance(error, ArtifactError) else EngineFailedError(type(error).__name__)
@@ -180,6 +181,7 @@ class Runtime:
             master_key=derive_key(self.settings, "subject"),
             epoch=self.settings.key_epoch,
             version="|".join([engine.policy_version, *(f"{model.name}@{model.version}" for model in engine.models)]),
+            has_subjects=self.settings.subjects is not None,
         )
         self.metrics.show_models(engine.models)
         self.worker.start(engine.anonymizer)

@@ -205,7 +205,8 @@ class UploadAnonymizeOptions(AnonymizeOptions):
         ItemId | None,
         Field(
             description="Whose the only face of the picture is; with the scope `pseudonym` the same subject keeps its "
-            "replacement. Stored items name theirs in the payload field `subject`. Without one the identity is fresh."
+            "replacement. Stored items name theirs in the payload field `subject`, and a subject table names those of "
+            "all their faces. Without one the identity is fresh."
         ),
     ] = None
 

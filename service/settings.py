@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     master_key: Annotated[SecretStr, Field(min_length=16)] | None = None
     # a new epoch unlinks new pseudonyms and draws from those of the old one
     key_epoch: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")] = "1"
+    # subject table of the stored pictures, and the key it was made with
+    subjects: Path | None = None
+    subjects_key: Annotated[SecretStr, Field(min_length=32)] | None = None
 
     artifacts: Path = Path("artifacts")
     # false-accept rate at which the oracles' privacy thresholds are taken
@@ -121,6 +124,12 @@ class Settings(BaseSettings):
         names = [key.name for key in self.api_keys]
         if len(set(names)) != len(names):
             raise ValueError("api_keys must have unique names")
+        return self
+
+    @model_validator(mode="after")
+    def _subjects_have_a_key(self) -> Self:
+        if self.subjects is not None and self.subjects_key is None:
+            raise ValueError("subjects needs subjects_key, the key that the subject table was made with")
         return self
 
     def all_keys(self) -> tuple[ApiKey, ...]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from models.anonymizer.assembly import Assembly, AssemblySettings
     from models.anonymizer.pipeline import Anonymizer as Pipeline
     from models.faces.detection import UnionDetector
+    from models.identity.subjects import SubjectTable
 
 
 class PipelineAnonymizer:
@@ -31,7 +32,13 @@ class PipelineAnonymizer:
 
         return self._pipeline.anonymize(
             [
-                PictureRequest(picture.data, picture.policy, scope_key=picture.scope_key, deadline_s=picture.deadline_s)
+                PictureRequest(
+                    picture.data,
+                    picture.policy,
+                    scope_key=picture.scope_key,
+                    deadline_s=picture.deadline_s,
+                    corpus_key=picture.corpus_key,
+                )
                 for picture in pictures
             ]
         )
@@ -49,6 +56,7 @@ def build_engine(settings: Settings) -> Engine:
     Raises:
         ArtifactError: if an artifact is missing or damaged, or two do not belong together.
         StoreError: if the store is damaged or another process writes to it.
+        SubjectTableError: if the subject table is missing, damaged or made with another key.
     """
     assembly = _assemble(settings)
     return Engine(
@@ -72,6 +80,7 @@ def build_anonymizer(settings: Settings) -> PipelineAnonymizer:
 
     Raises:
         ArtifactError: if an artifact is missing or damaged, or two do not belong together.
+        SubjectTableError: if the subject table is missing, damaged or made with another key.
     """
     return PipelineAnonymizer(_assemble(settings).anonymizer)
 
@@ -132,12 +141,32 @@ def required_artifacts() -> tuple[str, ...]:
     return (*OWN_ARTIFACTS, *UPSTREAM_ARTIFACTS)
 
 
+def load_subjects(settings: Settings) -> SubjectTable | None:
+    """Open the subject table.
+
+    Args:
+        settings: the settings.
+
+    Returns:
+        The table, or None where no table is set.
+
+    Raises:
+        SubjectTableError: if it is missing, damaged or made with another key.
+    """
+    from models.identity.subjects import SubjectTable
+
+    if settings.subjects is None or settings.subjects_key is None:
+        return None
+    return SubjectTable.load(settings.subjects, settings.subjects_key.get_secret_value().encode())
+
+
 def _assemble(settings: Settings) -> Assembly:
     from models.anonymizer.assembly import assemble
     from models.identity.pseudonym_book import FilePseudonymBook
     from models.registry.store import ArtifactStore
     from models.runtime import choose_device, inference_threads
 
+    subjects = load_subjects(settings)
     inference_threads(settings.num_threads or None)
     book = None
     if settings.master_key is not None:
@@ -152,6 +181,7 @@ def _assemble(settings: Settings) -> Assembly:
         pseudonym_key=derive_key(settings, "pseudonym"),
         pseudonym_epoch=settings.key_epoch,
         pseudonym_book=book,
+        subjects=subjects,
         provenance_key=derive_key(settings, "provenance"),
     )
 

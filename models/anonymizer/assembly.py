@@ -14,6 +14,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from models.anonymizer.candidates import RejectionCandidates
 from models.anonymizer.faults import FaultObserver, ignore_faults
 from models.anonymizer.gate import Gate, GateBounds
+from models.anonymizer.interfaces import SubjectResolver
+from models.anonymizer.landmark_correction import LandmarkCorrection
 from models.anonymizer.pipeline import Anonymizer, PipelineLimits
 from models.anonymizer.randomness import FaceSeeds
 from models.anonymizer.realism import RealismTest
@@ -134,6 +136,7 @@ def assemble(
     pseudonym_scope: str = "default",
     pseudonym_epoch: str = "1",
     pseudonym_book: PseudonymBook | None = None,
+    subjects: SubjectResolver | None = None,
     provenance_key: bytes | None = None,
     clock: Callable[[], float] = time.monotonic,
     observer: FaultObserver = ignore_faults,
@@ -149,6 +152,7 @@ def assemble(
         pseudonym_scope: within which a subject keeps its face.
         pseudonym_epoch: until when it does.
         pseudonym_book: where assigned indices are kept; in memory by default.
+        subjects: names the subjects of faces for pseudonyms, for instance a `models.identity.subjects.SubjectTable`.
         provenance_key: signs provenance records.
         clock: monotonic clock of deadlines.
         observer: told of every fault.
@@ -214,7 +218,7 @@ def assemble(
         identity,
         attributes,
         RejectionCandidates(sampler),
-        generator,
+        LandmarkCorrection(generator, attributes.landmark_net, attributes.encoder.landmark_mean),
         gate,
         meter,
         settings=settings.synthesis,
@@ -224,6 +228,7 @@ def assemble(
         matcher=SceneMatcher(generator, load_attribute_match(store)),
         restorer=_load_noise_restorer(store) if RESTORER_ARTIFACT in present else None,
         pseudonyms=pseudonyms,
+        subjects=subjects,
         models=versions,
         provenance_key=provenance_key,
         device=place,

@@ -35,6 +35,9 @@ class FaceWork:
     scope_key: bytes | None
     identity_seed: bytes
     attribute_seed: bytes
+    corpus_key: bytes | None = None
+    picture_digest: bytes = b""  # sha256 of the source's bytes
+    relative_box: Box = (0.0, 0.0, 0.0, 0.0)  # in shares of width and height
     is_only_face: bool = False
     landmarks: NDArray[np.float64] | None = None
     aligned: AlignedFace | None = None

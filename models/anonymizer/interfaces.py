@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.faces.boxes import Box
 from models.identity.rejection import BinTest
 from models.identity.sphere import Codes
 
@@ -142,10 +143,18 @@ class LeakageMeter(Protocol):
 
 
 class SubjectResolver(Protocol):
-    """Names the subject of a face for pseudonyms, from the corpus-side recognizer."""
+    """Names the subject of a face for pseudonyms, by where it is in which picture; it sees no pixel, no embedding."""
 
-    def __call__(self, embeddings: Mapping[str, Tensor], scope_key: bytes) -> bytes | None:
-        """Give the cluster id of a face from its embeddings (d_k,), or None when it belongs to no cluster."""
+    def __call__(self, digest: bytes, box: Box) -> bytes | None:
+        """Name a subject.
+
+        Args:
+            digest: sha256 of the picture's bytes, as they came.
+            box: of the face, in shares of width and height.
+
+        Returns:
+            What the subject is called, the same in every picture of a corpus; None for a face that is not known.
+        """
         ...
 
 

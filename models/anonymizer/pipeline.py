@@ -61,8 +61,10 @@ class PictureRequest:
     Attributes:
         data: encoded picture.
         policy: what the caller asks for.
-        scope_key: in the scope `pseudonym`: names the subject of a picture with one face, or, with a resolver, the
-            corpus within which subjects are named. Faces without a subject get a fresh identity.
+        scope_key: in the scope `pseudonym`: names the subject of a picture with one face, where no resolver does. Faces
+            without a subject get a fresh identity.
+        corpus_key: in the scope `pseudonym`, with a resolver: within what the subjects that it names keep their faces;
+            None to not ask it.
         deadline_s: on the pipeline's monotonic clock; None for no limit.
     """
 
@@ -70,6 +72,7 @@ class PictureRequest:
     policy: Policy = field(default_factory=Policy)
     scope_key: bytes | None = field(default=None, repr=False)
     deadline_s: float | None = None
+    corpus_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +256,7 @@ class Anonymizer:
 
     def _add_face(self, work: _PictureWork, box: Box, score: float) -> FaceWork:
         index = len(work.faces)
+        width, height = work.size
         face = FaceWork(
             picture=work.index,
             index=index,
@@ -263,6 +267,9 @@ class Anonymizer:
             scope_key=work.request.scope_key,
             identity_seed=self._seeds.identity_seed(work.digest, index, work.request.policy.seed),
             attribute_seed=self._seeds.attribute_seed(work.digest, index),
+            corpus_key=work.request.corpus_key,
+            picture_digest=work.digest,
+            relative_box=(box[0] / width, box[1] / height, box[2] / width, box[3] / height),
         )
         work.faces.append(face)
         return face

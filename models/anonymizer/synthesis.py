@@ -123,7 +123,8 @@ class Synthesizer:
                 `select="landmarks"`.
             matcher: coarse attribute match; without it every candidate suits.
             pseudonyms: needed for the scope `pseudonym`; without it every face is drawn fresh.
-            subjects: names the subject of a face; without it the request's scope key does, for a picture with one face.
+            subjects: names the subjects of faces; where it does not, the request's scope key does, for a picture with
+                one face.
             device: where the networks run.
             observer: told of every fault.
 
@@ -287,14 +288,13 @@ class Synthesizer:
 
     def _cluster(self, face: FaceWork) -> bytes | None:
         """Name the subject of a face, None where it gets a fresh identity."""
-        if face.policy.scope != "pseudonym" or self._pseudonyms is None or face.scope_key is None:
+        if face.policy.scope != "pseudonym" or self._pseudonyms is None:
             return None
-        if self._subjects is None:
-            return face.scope_key if face.is_only_face else None
-        if face.source is None or face.source.embeddings is None:
-            return None
-        cluster = self._subjects(face.source.embeddings, face.scope_key)
-        return None if cluster is None else len(face.scope_key).to_bytes(4, "big") + face.scope_key + cluster
+        if self._subjects is not None and face.corpus_key is not None:
+            subject = self._subjects(face.picture_digest, face.relative_box)
+            if subject is not None:
+                return len(face.corpus_key).to_bytes(4, "big") + face.corpus_key + subject
+        return face.scope_key if face.is_only_face else None
 
     def _try_pseudonym(self, group: Sequence[FaceWork]) -> None:
         """Give a face its subject's code; all candidates share one noise, so the accepted preview is the picture."""

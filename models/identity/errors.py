@@ -27,3 +27,7 @@ class PseudonymKeyError(IdentityError, ValueError):
 
 class PseudonymBookError(IdentityError):
     """The pseudonym book on disk is unreadable, or contradicts itself."""
+
+
+class SubjectTableError(IdentityError, ValueError):
+    """The subject table on disk is unreadable, changed or of another key, or it cannot hold what it is given."""

@@ -59,6 +59,7 @@ class FakeAnonymizer:
         self.batches: list[int] = []
         self.policies: list[Any] = []
         self.scope_keys: list[bytes | None] = []
+        self.pictures: list[Picture] = []
 
     def anonymize(self, pictures: Sequence[Picture]) -> list[Release]:
         self.entered.set()
@@ -69,6 +70,7 @@ class FakeAnonymizer:
         self.batches.append(len(pictures))
         self.policies += [picture.policy for picture in pictures]
         self.scope_keys += [picture.scope_key for picture in pictures]
+        self.pictures += pictures
         return [self._treat(picture) for picture in pictures]
 
     def _treat(self, picture: Picture) -> Release:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,17 +16,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from models.anonymizer.assembly import assemble
-from models.identity.sphere import normalize
-from models.oracles.ensemble import AUDITOR_ORACLES, SERVING_ORACLES, load_oracle
+from models.identity.sphere import Codes, normalize
+from models.oracles.ensemble import AUDITOR_ORACLES
 from training.algorithm import iterate
 from training.jobs.black_box_peers import cma_es
-from training.jobs.calibrate_oracles import Half
-from training.jobs.code_repair import principal_directions
-from training.jobs.searched_faces import SearchedFace, linear_faces, served_faces, source_crops
+from training.jobs.face_search import FaceSearchConfig, load_face_search
+from training.jobs.searched_faces import SearchedFace
 from training.optimizers.derivative_free.consensus_based_optimization import consensus_based_optimization
 from training.problems import BlackBox
-from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
@@ -36,36 +32,29 @@ _METHOD = "consensus_based_optimization"
 _JUDGE, _OWN = AUDITOR_ORACLES  # faceres judges, mobileface is the client's
 _ROUNDING = 0.05
 _FAILED = 2.0  # price of a code that the gate refuses; similarities differ by 2 at most
+_STAND_IN_LIMIT = 0.3
 _ARMS = ("consensus", "random", "CMA-ES")
 
 
-class AttackGateConfig(JobConfig):
+class AttackGateConfig(FaceSearchConfig):
     """Settings of the run."""
 
-    folder: Path | None = Field(None, description="folder of labeled photos; without it heads are rendered")
-    landmarks: Path | None = Field(None, description="CSV of five landmarks per file; else faces are detected")
-    half: Half = Field("test", description="people whose faces are attacked")
-    linear: bool = Field(False, description="linear stand-ins for faces and recognizers, no artifacts")
-    faces: int = Field(10, ge=1)
+    faces: int = Field(22, ge=1, description="people whose faces are attacked")
     queries: int = Field(32, ge=8, description="verdicts per face and arm")
     swarm: int = Field(8, ge=2, description="particles of consensus-based optimization")
     spread: float = Field(1.0, gt=0, description="root mean square length of the first steps from the source's code")
-    far: float = Field(1e-3, gt=0, lt=1, description="of the thresholds of gate and judge")
-    subspace: int = Field(32, ge=2, description="principal directions of the bank that are searched")
-    steps: int = Field(4, ge=1, le=4)
 
 
 @dataclass(slots=True)
 class _Verdicts:
-    """The gate as the client sees it, and what the judge thinks of what passed; counts queries."""
+    """The gate as the client sees it; counts queries and remembers the code that passed with the lowest energy."""
 
     face: SearchedFace
     limits: Mapping[str, float]
     basis: NDArray[np.float64]
     budget: int
-    scores: list[tuple[float, float]] = field(default_factory=list)  # client's energy and judge's similarity, passed
-
-    left: int = 0
+    taken: tuple[float, Codes] | None = None
+    left: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.left = self.budget
@@ -82,13 +71,14 @@ class _Verdicts:
             rounded = [np.round(seen[name] / _ROUNDING) * _ROUNDING - limit for name, limit in self.limits.items()]
             price = np.where(passed, 0.0, _FAILED + np.max(rounded, axis=0))
             energies[: len(asked)] = price - outside[_OWN]
-            self.scores += zip(energies[: len(asked)][passed], outside[_JUDGE][passed], strict=True)
+            for index in np.flatnonzero(passed).tolist():
+                if self.taken is None or energies[index] < self.taken[0]:
+                    self.taken = (float(energies[index]), asked[index])
         return torch.from_numpy(energies)
 
-    @property
-    def judged(self) -> float:
-        """The judge's similarity of the face that the client would take: the lowest energy that passed; else NaN."""
-        return min(self.scores)[1] if self.scores else float("nan")
+    def judged(self, judge: SearchedFace) -> float:
+        """The judge's similarity of the face that the client takes, heard by the judge alone; NaN if none passed."""
+        return float("nan") if self.taken is None else float(judge.heard(self.taken[1][None], 0)[1][_JUDGE][0])
 
 
 def run(config: AttackGateConfig, context: RunContext) -> Report:
@@ -101,13 +91,18 @@ def run(config: AttackGateConfig, context: RunContext) -> Report:
     Returns:
         The report.
     """
-    faces, limits, threshold, basis = _faces(config, context)
+    search = load_face_search(
+        config, context, np.random.default_rng(config.seed), judges=(_JUDGE,), stand_in_limit=_STAND_IN_LIMIT
+    )
+    limits = search.limits(0.0)
+    threshold = search.at_far[_JUDGE].privacy_threshold if search.at_far else _STAND_IN_LIMIT
     found: dict[str, list[float]] = {arm: [] for arm in _ARMS}
-    for number, face in enumerate(faces):
+    # the judge hears one face of every arm only: what it says of the others nobody asks
+    for number, (face, judge) in enumerate(zip(search.serve((_OWN,)), search.serve((_JUDGE,)), strict=True)):
         for arm in _ARMS:
-            verdicts = _Verdicts(face, limits, basis, config.queries)
+            verdicts = _Verdicts(face, limits, search.basis, config.queries)
             _attack(arm, verdicts, config, config.seed + number + 1)
-            found[arm].append(verdicts.judged)
+            found[arm].append(verdicts.judged(judge))
         context.log({f"{arm}: similarity to the judge": results[-1] for arm, results in found.items()})
     measures = _measures(threshold)
     rows = [
@@ -118,10 +113,15 @@ def run(config: AttackGateConfig, context: RunContext) -> Report:
         "threshold of the judge": threshold,
         **{f"{arm}: unsafe releases": measures["share of faces released unsafe"](r) for arm, r in found.items()},
     }
-    checks = [Check("faces attacked by every arm", float(len(faces)), float(min(map(len, found.values()))))]
-    return Report(
-        metrics, checks, tables={"attacks": rows, "in the service": in_the_service(found, threshold, config.queries)}
-    )
+    checks = [
+        Check("faces attacked by every arm", float(max(map(len, found.values()))), float(min(map(len, found.values()))))
+    ]
+    tables: dict[str, Sequence[Mapping[str, object]]] = {
+        "attacks": rows,
+        "in the service": in_the_service(found, threshold, config.queries),
+        "artifacts": search.artifacts(),
+    }
+    return Report(metrics, checks, tables=tables)
 
 
 def in_the_service(found: Mapping[str, Sequence[float]], threshold: float, queries: int) -> list[Mapping[str, object]]:
@@ -139,26 +139,6 @@ def in_the_service(found: Mapping[str, Sequence[float]], threshold: float, queri
         for measure, value in _measures(threshold).items()
         if all(np.isfinite(value(found[arm])) for arm in (plain, "consensus"))
     ]
-
-
-def _faces(
-    config: AttackGateConfig, context: RunContext
-) -> tuple[Sequence[SearchedFace], Mapping[str, float], float, NDArray[np.float64]]:
-    """Faces, limits of the gate, threshold of the judge, and the directions searched (k, d)."""
-    if config.linear:
-        faces, manifold = linear_faces(config.faces, seed=config.seed)
-        limits = dict.fromkeys(faces[0].similarities(faces[0].code[None], 0), 0.3)
-        return faces, limits, 0.3, principal_directions(manifold.bank, manifold.dim)
-    assembly = assemble(context.store)
-    at_far = assembly.thresholds.at(config.far, (*SERVING_ORACLES, _JUDGE))
-    limits = {name: at_far[name].privacy_threshold for name in SERVING_ORACLES}
-    centers = assembly.thresholds.centers
-    auditors = [load_oracle(context.store, name, center=centers.get(name)) for name in AUDITOR_ORACLES]
-    rng = np.random.default_rng(config.seed)
-    crops = source_crops(config.folder, config.landmarks, config.half, config.faces, assembly, rng)
-    served = served_faces(crops, assembly, context.store, auditors, steps=config.steps, seed=config.seed)
-    basis = principal_directions(assembly.manifold.bank, config.subspace)
-    return served, limits, at_far[_JUDGE].privacy_threshold, basis
 
 
 def _attack(arm: str, verdicts: _Verdicts, config: AttackGateConfig, seed: int) -> None:
@@ -203,5 +183,5 @@ JOB = Job(
     config=AttackGateConfig,
     run=run,
     wants_large_malloc_thresholds=True,
-    presets={"smoke": {"linear": True}},
+    presets={"smoke": {"linear": True, "faces": 10}},
 )

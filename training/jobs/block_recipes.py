@@ -113,9 +113,7 @@ def positive_lasso(matrix: Tensor, targets: Tensor, weight: float, **settings: A
     from sklearn.linear_model import Lasso
 
     fitted = Lasso(alpha=weight / len(targets), positive=True, fit_intercept=False, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # stopping early is the purpose
-        fitted.fit(matrix.numpy(), targets.numpy())
+    _fit_quietly(fitted, matrix, targets)
     return torch.from_numpy(fitted.coef_), int(fitted.n_iter_)
 
 
@@ -132,10 +130,15 @@ def sparse_logistic(objective: LinearModel, labels: Tensor, solver: str, passes:
         max_iter=passes,
         random_state=0,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # stopping early is the purpose
-        fitted.fit(objective.matrix.numpy(), labels.numpy())
+    _fit_quietly(fitted, objective.matrix, labels)
     return torch.from_numpy(fitted.coef_[0])
+
+
+def _fit_quietly(model: Any, matrix: Tensor, targets: Tensor) -> None:
+    """Fit a scikit-learn model without its warnings: stopping early is the purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(matrix.numpy(), targets.numpy())
 
 
 def first_below(gaps: list[float], target: float) -> float:

@@ -16,6 +16,7 @@ from training.runs.job import Job
 JOBS: tuple[str, ...] = (
     "training.jobs.attack_gate",
     "training.jobs.audit",
+    "training.jobs.audit_restorer",
     "training.jobs.benchmark",
     "training.jobs.block_coordinate_descent",
     "training.jobs.bo_rep",
@@ -37,6 +38,7 @@ JOBS: tuple[str, ...] = (
     "training.jobs.generator_trials",
     "training.jobs.gradient_normalized_smoothness",
     "training.jobs.gradient_sliding",
+    "training.jobs.group_subjects",
     "training.jobs.hinge_from_values",
     "training.jobs.langevin_averaging",
     "training.jobs.langevin_proposal",

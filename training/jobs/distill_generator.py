@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from models.anonymizer.assembly import load_attributes, load_network
-from models.diffusion.autoencoder import LatentAutoencoder
 from models.diffusion.denoiser import FaceDenoiser
 from models.diffusion.generator import FaceGenerator
-from models.encoder.attributes import FaceAttributes
-from models.encoder.landmark_code import INNER_LANDMARKS, LANDMARK_CHANNELS, LANDMARK_SCALE, from_sheets
-from models.encoder.variational import IdentityEncoder
-from models.faces.detection import MtcnnDetector
-from models.oracles.ensemble import SERVING_ORACLES, load_ensemble
-from models.oracles.thresholds import load_thresholds
-from models.registry.store import ArtifactStore
-from training.data.face_crops import contact_sheet, load_crop_set, to_tensor
-from training.data.face_embeddings import cached_embeddings
-from training.data.latent_cache import build_latent_cache
+from models.encoder.landmark_code import LANDMARK_SCALE
+from training.jobs.distillation_task import DistillationTask, load_distillation_task
 from training.jobs.publishing import publish_module, write_sheet
-from training.objectives.consistency import consistency_loss, student_of
-from training.objectives.detector_landmarks import DetectorLandmarks
-from training.objectives.patch_adversary import PatchDiscriminator, discriminator_hinge, generator_hinge
-from training.objectives.privacy import identity_transfer, landmark_distance, privacy_hinge
-from training.objectives.reconstruction import laplacian_energy
+from training.jobs.student_comparison import compare_students, draw_students
+from training.objectives.consistency import consistency_loss
+from training.objectives.oracle_weights import OracleWeights
+from training.objectives.patch_adversary import discriminator_hinge, generator_hinge
 from training.runs.checkpoint import load_training_state, save_training_state
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
+from training.runs.stopping import RunInterruptedError
 from training.schedules import set_cosine_learning_rate, update_average
-
-_SPREAD_MARGIN = 2.0  # deviations below the threshold that two drawn faces of different identities should keep
 
 
 class DistillGeneratorConfig(JobConfig):
@@ -62,6 +48,10 @@ class DistillGeneratorConfig(JobConfig):
     landmark_weight: float = Field(0.6, ge=0, description="weight of the landmark distance in crop pixels over 4")
     detector_weight: float = Field(0.6, ge=0, description="the same for the landmarks that the detector reads")
     hinge_weight: float = Field(0.7, ge=0)
+    oracle_weights: Literal["equal", "worst_case"] = Field(
+        "equal", description="oracles in the hinge: each counts once, or weights move towards the one with most excess"
+    )
+    oracle_step_size: float = Field(0.5, gt=0, description="of moving weights, per excess of 0.1")
     spread_weight: float = Field(1.0, ge=0, description="weight of the hinge among the judged faces of a batch")
     transfer_weight: float = Field(0.3, ge=0)
     adversary_weight: float = Field(0.05, ge=0, description="weight of the patch adversary on judged faces")
@@ -78,6 +68,12 @@ class DistillGeneratorConfig(JobConfig):
             raise ValueError("drawn_rows must be 0 or at least 2: each face is drawn with its neighbor's code")
         return value
 
+    @model_validator(mode="after")
+    def _moved_by_something(self) -> DistillGeneratorConfig:
+        if self.oracle_weights == "worst_case" and not self.drawn_rows:
+            raise ValueError("oracle_weights=worst_case needs drawn_rows: judged faces move the weights")
+        return self
+
 
 def run(config: DistillGeneratorConfig, context: RunContext) -> Report:
     """Distill, compare with the teacher on held-out people, publish `face-generator`.
@@ -91,96 +87,30 @@ def run(config: DistillGeneratorConfig, context: RunContext) -> Report:
     """
     torch.manual_seed(config.seed)
     rng = torch.Generator().manual_seed(config.seed)
-    store = context.store
-    autoencoder = load_network(store, "face-autoencoder", LatentAutoencoder)
-    identity = load_network(store, "face-encoder", IdentityEncoder, "identity")
-    attributes = load_attributes(store)
-    teacher = load_network(store, "face-generator", FaceDenoiser, version=config.teacher)
-    teacher_version = config.teacher or str(store.promoted("face-generator"))
-    guide = FaceGenerator(autoencoder, teacher).eval()
-    student = student_of(teacher)
-    if config.start_from is not None:
-        student.load_state_dict(
-            load_network(store, "face-generator", FaceDenoiser, version=config.start_from).state_dict()
-        )
-    student = student.to(memory_format=torch.channels_last)
-    average = copy.deepcopy(student).requires_grad_(False)
-    drawn = FaceGenerator(autoencoder, average).eval()
+    teacher_version = config.teacher or str(context.store.promoted("face-generator"))
+    task = load_distillation_task(
+        context.store,
+        config.faces,
+        rng,
+        teacher=config.teacher,
+        start_from=config.start_from,
+        views=config.views,
+        hinge_margin=config.hinge_margin,
+        autocast=config.autocast,
+    )
+    crops, codes = task.held_crops[::3][:48], task.held_codes[::3][:48]
+    metrics: dict[str, float] = {}
 
-    people = load_crop_set(config.faces)
-    embeddings = cached_embeddings(config.faces, people, store)
-    codes = identity(embeddings)
-    held = people.held_out()
-    seen = {name: table[torch.from_numpy(~held)] for name, table in embeddings.items()}
-    judge = SwapJudge(store, attributes, identity, seen, margin=config.hinge_margin, autocast=config.autocast)
-    cache = build_latent_cache(people.where(~held), guide, attributes, rng, views=config.views)
-    train_codes, held_codes = codes[torch.from_numpy(~held)], codes[torch.from_numpy(held)]
-    adversary = PatchDiscriminator()
-    detector_landmarks = DetectorLandmarks(MtcnnDetector().landmark_network)
-    optimizer = torch.optim.AdamW(student.parameters(), config.learning_rate, betas=(0.9, 0.99))
-    adversary_optimizer = torch.optim.Adam(adversary.parameters(), config.adversary_rate, betas=(0.0, 0.99))
-    optimizers = {"optimizer": optimizer, "adversary": adversary_optimizer}
-    state: dict[str, nn.Module] = {"student": student, "average": average, "adversary": adversary}
-    step = load_training_state(context.directory, state, optimizers, rng)
+    def evaluate(step: int, average: FaceDenoiser) -> None:
+        drawn = FaceGenerator(task.teacher.autoencoder, average).eval()
+        metrics.update(compare_students(task.teacher, drawn, task.judge, crops, codes))
+        context.log({"step": step, **metrics})
+        sheet = draw_students(task.teacher, drawn, task.judge.attributes, crops[:16], codes[:16])
+        write_sheet(context, f"students-{step:05d}", sheet)
 
-    crops = to_tensor(people.where(held).crops[::3][:48])
-    own = held_codes[::3][:48]
-    while step < config.steps and not context.should_stop():
-        set_cosine_learning_rate(optimizer, config.learning_rate, step, config.steps, warmup=30)
-        index = torch.randint(len(cache), (config.batch_size,), generator=rng)
-        latents, contexts, attribute_codes = cache.batch(index, rng)
-        codes_now = train_codes[cache.sources[index]]
-        swap = torch.rand(len(index), 1, generator=rng) < config.swap_share
-        codes_now = torch.where(swap, codes_now.roll(1, 0), codes_now)
-        span = config.max_guidance - config.min_guidance
-        guidance = config.min_guidance + span * torch.rand(len(index), generator=rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-            loss = consistency_loss(
-                student, average, guide, latents, contexts, attribute_codes, codes_now, guidance, config.grid, rng
-            )
-        terms = {"consistency": loss}
-        if config.drawn_rows:
-            rows = slice(config.drawn_rows)
-            sources = cache.sources[index[rows]]
-            wanted = train_codes[sources].roll(1, 0)
-            conditions = (contexts[rows], guide.latent_mask, attribute_codes[rows], wanted, guidance[rows])
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-                faces = autoencoder.decode(few_step_estimate(student, latents[rows].shape, conditions, rng)).float()
-                with torch.no_grad():
-                    real = autoencoder.decode(latents[rows].float()).float()
-            # as released: the adversary and the oracles see the photo about the mask
-            faces = faces * guide.mask + real * (1 - guide.mask)
-            terms |= judge(faces, sources, wanted, cache.attribute_mean[index[rows]].float())
-            terms["detector"] = detector_landmarks(faces, real, rng).mean() / LANDMARK_SCALE
-            terms["adversary"] = generator_hinge(adversary(faces)[0])
-            loss = (
-                loss
-                + config.landmark_weight * terms["landmarks"]
-                + config.detector_weight * terms["detector"]
-                + config.hinge_weight * terms["hinge"]
-                + config.spread_weight * terms["spread"]
-                + config.transfer_weight * terms["transfer"]
-                + config.adversary_weight * terms["adversary"]
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        if config.drawn_rows and config.adversary_weight:
-            terms["discriminator"] = discriminator_hinge(adversary(real)[0], adversary(faces.detach())[0])
-            adversary_optimizer.zero_grad()
-            terms["discriminator"].backward()
-            adversary_optimizer.step()
-        update_average(average, student, config.ema_decay, step)
-        step += 1
-        if step % 20 == 0:
-            context.log({"step": step, **{name: float(value.detach()) for name, value in terms.items()}})
-        if step % config.evaluate_every == 0 or step == config.steps:
-            context.log({"step": step, **compare(guide, drawn, judge, crops, own)})
-            write_sheet(context, f"students-{step:05d}", _sheet(guide, drawn, attributes, crops[:16], own[:16]))
-            save_training_state(context.directory, step, state, optimizers, rng)
-
-    metrics = compare(guide, drawn, judge, crops, own)
+    average = distill(config, context, task, rng, evaluate)
+    if not metrics:  # resumed from a checkpoint of the last step
+        evaluate(config.steps, average)
     checks = (
         Check(
             "mean similarity among the faces of 4 student steps, less that of 20 teacher steps",
@@ -208,7 +138,7 @@ def run(config: DistillGeneratorConfig, context: RunContext) -> Report:
         ),
     )
     artifact = None
-    if config.publish and step == config.steps:
+    if config.publish:
         artifact = publish_module(
             context,
             "face-generator",
@@ -218,6 +148,107 @@ def run(config: DistillGeneratorConfig, context: RunContext) -> Report:
             parents=("face-autoencoder", "face-encoder"),
         )
     return Report(metrics=metrics, checks=checks, artifacts=(artifact,) if artifact else ())
+
+
+def distill(
+    config: DistillGeneratorConfig,
+    context: RunContext,
+    task: DistillationTask,
+    rng: torch.Generator,
+    evaluate: Callable[[int, FaceDenoiser], None],
+) -> FaceDenoiser:
+    """Train a student, or go on with the one that the run directory holds.
+
+    Args:
+        config: Settings.
+        context: Run directory, metrics, and whether to stop.
+        task: What to start from; not changed.
+        rng: Source of rows, levels, noise and guidance weights.
+        evaluate: Called with step and averaged student every `evaluate_every` steps and after the last one.
+
+    Returns:
+        The moving average of the student.
+
+    Raises:
+        RunInterruptedError: The run was told to stop; a checkpoint is there.
+    """
+    guide, cache, autoencoder = task.teacher, task.cache, task.teacher.autoencoder
+    student, adversary = copy.deepcopy(task.student), copy.deepcopy(task.adversary)
+    average = copy.deepcopy(student).requires_grad_(False)
+    optimizer = torch.optim.AdamW(student.parameters(), config.learning_rate, betas=(0.9, 0.99))
+    adversary_optimizer = torch.optim.Adam(adversary.parameters(), config.adversary_rate, betas=(0.0, 0.99))
+    # other names than those of the modules: a checkpoint could not tell their entries apart
+    optimizers = {"optimizer": optimizer, "adversary_optimizer": adversary_optimizer}
+    state: dict[str, nn.Module] = {"student": student, "average": average, "adversary": adversary}
+    weights: OracleWeights | None = None
+    if config.oracle_weights == "worst_case":
+        weights = OracleWeights(task.judge.oracles, step_size=config.oracle_step_size)
+        state["oracle_weights"] = weights
+    step = load_training_state(context.directory, state, optimizers, rng)
+
+    while step < config.steps:
+        if context.should_stop():
+            save_training_state(context.directory, step, state, optimizers, rng)
+            raise RunInterruptedError(f"distillation was stopped after {step} steps")
+        set_cosine_learning_rate(optimizer, config.learning_rate, step, config.steps, warmup=30)
+        index = torch.randint(len(cache), (config.batch_size,), generator=rng)
+        latents, contexts, attribute_codes = cache.batch(index, rng)
+        codes_now = task.codes[cache.sources[index]]
+        swap = torch.rand(len(index), 1, generator=rng) < config.swap_share
+        codes_now = torch.where(swap, codes_now.roll(1, 0), codes_now)
+        span = config.max_guidance - config.min_guidance
+        guidance = config.min_guidance + span * torch.rand(len(index), generator=rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
+            loss = consistency_loss(
+                student, average, guide, latents, contexts, attribute_codes, codes_now, guidance, config.grid, rng
+            )
+        terms = {"consistency": loss}
+        if config.drawn_rows:
+            rows = slice(config.drawn_rows)
+            sources = cache.sources[index[rows]]
+            wanted = task.codes[sources].roll(1, 0)
+            conditions = (contexts[rows], guide.latent_mask, attribute_codes[rows], wanted, guidance[rows])
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
+                faces = autoencoder.decode(few_step_estimate(student, latents[rows].shape, conditions, rng)).float()
+                with torch.no_grad():
+                    real = autoencoder.decode(latents[rows].float()).float()
+            # as released: the adversary and the oracles see the photo about the mask
+            faces = faces * guide.mask + real * (1 - guide.mask)
+            moving = weights.weights if weights is not None else None
+            terms |= task.judge(faces, sources, wanted, cache.attribute_mean[index[rows]].float(), moving)
+            terms["detector"] = task.detector_landmarks(faces, real, rng).mean() / LANDMARK_SCALE
+            terms["adversary"] = generator_hinge(adversary(faces)[0])
+            loss = (
+                loss
+                + config.landmark_weight * terms["landmarks"]
+                + config.detector_weight * terms["detector"]
+                + config.hinge_weight * terms["hinge"]
+                + config.spread_weight * terms["spread"]
+                + config.transfer_weight * terms["transfer"]
+                + config.adversary_weight * terms["adversary"]
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        if config.drawn_rows and config.adversary_weight:
+            terms["discriminator"] = discriminator_hinge(adversary(real)[0], adversary(faces.detach())[0])
+            adversary_optimizer.zero_grad()
+            terms["discriminator"].backward()
+            adversary_optimizer.step()
+        if weights is not None:
+            weights.update({name: terms[f"hinge_{name}"] for name in task.judge.oracles})
+        update_average(average, student, config.ema_decay, step)
+        step += 1
+        if step % 20 == 0:
+            shown = {name: float(value.detach()) for name, value in terms.items()}
+            if weights is not None:
+                shown |= {f"weight_{name}": value for name, value in weights.weights.items()}
+            context.log({"step": step, **shown})
+        if step % config.evaluate_every == 0 or step == config.steps:
+            evaluate(step, average)
+            save_training_state(context.directory, step, state, optimizers, rng)
+    return average
 
 
 def few_step_estimate(
@@ -245,158 +276,6 @@ def few_step_estimate(
         with torch.set_grad_enabled(k == last):
             estimate = noisy - sigma * student(noisy, torch.full((shape[0],), sigma), *conditions)
     return estimate
-
-
-class SwapJudge:
-    """Reads drawn faces with the oracles and the landmark network.
-
-    Attributes:
-        attributes: The attribute code, with the landmark network.
-    """
-
-    def __init__(
-        self,
-        store: ArtifactStore,
-        attributes: FaceAttributes,
-        identity: IdentityEncoder,
-        embeddings: Mapping[str, Tensor],
-        *,
-        margin: float,
-        autocast: bool,
-    ) -> None:
-        """Load the oracles.
-
-        Args:
-            store: Store with the oracles and their calibration.
-            attributes: Holds the landmark network.
-            identity: Turns embeddings into codes.
-            embeddings: Embeddings of the training faces, oracle to (n, d_k).
-            margin: Distance of the hinge from the thresholds, in deviations of different people's similarity.
-            autocast: Run the oracles in bfloat16.
-        """
-        thresholds = load_thresholds(store)
-        self.attributes = attributes
-        self._ensemble = load_ensemble(store, centers=thresholds.centers)
-        at_far = thresholds.at(1e-3, SERVING_ORACLES)
-        self._limits = {name: t.privacy_threshold - margin * t.impostor_std for name, t in at_far.items()}
-        self._spread_limits = {
-            name: t.privacy_threshold - _SPREAD_MARGIN * t.impostor_std for name, t in at_far.items()
-        }
-        self._identity = identity
-        self._embeddings = embeddings
-        self._autocast = autocast
-
-    def __call__(self, faces: Tensor, sources: Tensor, wanted: Tensor, attribute_mean: Tensor) -> dict[str, Tensor]:
-        """Judge drawn faces.
-
-        Args:
-            faces: Crops, (n, 3, 128, 128).
-            sources: Index of the source of each face, (n,).
-            wanted: Identity code each face was drawn with, (n, d).
-            attribute_mean: Mean attribute codes of the sources, (n, c, 8, 8).
-
-        Returns:
-            Means of the hinge, of the same hinge between each two drawn faces (one face for all is no answer), of the
-            identity distance, and of the landmark distance over `LANDMARK_SCALE`.
-        """
-        drawn = self._embed(faces)
-        source = {name: table[sources] for name, table in self._embeddings.items()}
-        points = self.attributes.landmark_net(faces)[:, INNER_LANDMARKS]
-        pairs = torch.triu_indices(len(faces), len(faces), offset=1)
-        offsets = (points - self.attributes.encoder.landmark_mean) / LANDMARK_SCALE
-        return {
-            "hinge": privacy_hinge(drawn, source, self._limits).mean(),
-            "spread": privacy_hinge(
-                {name: table[pairs[0]] for name, table in drawn.items()},
-                {name: table[pairs[1]] for name, table in drawn.items()},
-                self._spread_limits,
-            ).mean(),
-            "transfer": identity_transfer(self._identity(drawn), wanted).mean(),
-            "landmarks": landmark_distance(offsets, from_sheets(attribute_mean[:, -LANDMARK_CHANNELS:])).mean(),
-        }
-
-    @torch.no_grad()
-    def accepted(self, faces: Tensor, crops: Tensor) -> float:
-        """Share of drawn faces that every oracle keeps below its limit to the source crop; both (n, 3, 128, 128)."""
-        drawn, source = self._embed(faces), self._embed(crops)
-        below = [(drawn[name] * source[name]).sum(1) < limit for name, limit in self._limits.items()]
-        return float(torch.stack(below).all(0).float().mean())
-
-    @torch.no_grad()
-    def alikeness(self, faces: Tensor) -> float:
-        """Mean cosine similarity between each two faces of a batch, over all oracles; 0 for unrelated people."""
-        pairs = torch.triu_indices(len(faces), len(faces), offset=1)
-        means = [(table[pairs[0]] * table[pairs[1]]).sum(1).mean() for table in self._embed(faces).values()]
-        return float(torch.stack(means).mean())
-
-    @torch.no_grad()
-    def read(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Identity codes (n, d) and inner landmarks (n, 51, 2) in crop pixels of crops (n, 3, 128, 128)."""
-        return self._identity(self._embed(crops)), self.attributes.landmark_net(crops)[:, INNER_LANDMARKS]
-
-    def _embed(self, crops: Tensor) -> dict[str, Tensor]:
-        # recognizers keep their answer in half precision, landmarks would not
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            return {name: F.normalize(codes.float(), dim=1) for name, codes in self._ensemble(crops).items()}
-
-
-@torch.no_grad()
-def compare(
-    teacher: FaceGenerator, student: FaceGenerator, judge: SwapJudge, crops: Tensor, codes: Tensor
-) -> dict[str, float]:
-    """Teacher and students on the same unseen faces with swapped identities and the same first noise.
-
-    Args:
-        teacher: Undistilled generator.
-        student: Distilled generator.
-        judge: Reads identity and landmarks.
-        crops: Unseen crops, (n, 3, 128, 128).
-        codes: Their identity codes; each face is drawn with its neighbor's.
-
-    Returns:
-        For the teacher at 20 and 4 steps and the student at 4, 2 and 1: Laplacian energy over that of 20 teacher
-        steps, landmark distance to the source in crop pixels, cosine of the code read back to the wanted one, share of
-        the faces that every oracle keeps below its limit, and mean similarity among the faces (`source`: of the crops).
-        And the distance of one student step to the 20-step picture, over that of one teacher step.
-    """
-    attribute_codes = judge.attributes.sample(crops, torch.Generator().manual_seed(3))
-    other = codes.roll(1, 0)
-
-    def draw(model: FaceGenerator, steps: int) -> Tensor:
-        noise = torch.Generator().manual_seed(4)
-        return model.generate(crops, attribute_codes, other, steps=steps, guidance=2.0, generator=noise)
-
-    best = draw(teacher, 20)
-    pictures = {"teacher_20": best, "teacher_4": draw(teacher, 4)}
-    pictures |= {f"student_{steps}": draw(student, steps) for steps in (4, 2, 1)}
-    energy = laplacian_energy(best).mean()
-    wanted_points = judge.read(crops)[1]
-    result = {"alikeness_source": judge.alikeness(crops)}
-    for name, faces in pictures.items():
-        found_codes, points = judge.read(faces)
-        result[f"sharpness_{name}"] = float(laplacian_energy(faces).mean() / energy)
-        result[f"landmarks_{name}"] = float(landmark_distance(points, wanted_points).mean())
-        result[f"accepted_{name}"] = judge.accepted(faces, crops)
-        result[f"alikeness_{name}"] = judge.alikeness(faces)
-        result[f"identity_{name}"] = float((found_codes * other).sum(1).mean())
-    one_step = (pictures["student_1"] - best).abs().mean()
-    result["distance_ratio_1"] = float(one_step / (draw(teacher, 1) - best).abs().mean())
-    return result
-
-
-def _sheet(
-    teacher: FaceGenerator, student: FaceGenerator, attributes: FaceAttributes, crops: Tensor, codes: Tensor
-) -> NDArray[np.uint8]:
-    rng = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        attribute_codes = attributes.sample(crops, rng)
-    rows = [crops]
-    for model, steps in ((teacher, 20), (teacher, 4), (student, 4), (student, 2), (student, 1)):
-        noise = torch.Generator().manual_seed(4)
-        rows.append(
-            model.generate(crops, attribute_codes, codes.roll(1, 0), steps=steps, guidance=2.0, generator=noise)
-        )
-    return contact_sheet(rows)
 
 
 JOB = Job(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.anonymizer.assembly import load_network
 from models.encoder.attributes import DEGRADED_SIZE, AttributeEncoder, degrade
-from models.encoder.landmark_code import INNER_LANDMARKS, LANDMARK_CHANNELS, LANDMARK_SCALE, NUM_LANDMARKS, to_sheets
+from models.encoder.landmark_code import INNER_LANDMARKS, LANDMARK_SCALE, NUM_LANDMARKS, to_sheets
 from models.encoder.variational import IdentityEncoder
 from models.faces.alignment import face_mask
 from models.oracles.networks.landmarks68 import LandmarkNet, load_landmarks
@@ -25,7 +25,7 @@ from models.registry.store import ArtifactStore
 from training.data.face_crops import CropSet, load_crop_set, to_tensor
 from training.data.face_embeddings import cached_embeddings
 from training.jobs.train_encoder import encoder_optimizer, jitter_color, last_layers
-from training.objectives.disentanglement import IdentityProbe, LowResolutionDecoder, attribute_rate
+from training.objectives.disentanglement import IdentityProbe, LowResolutionDecoder
 from training.objectives.encoder_loss import LossWeights, encoder_terms
 from training.optimizers.games.step_watch import StepWatch
 from training.schedules import set_cosine_learning_rate, update_average
@@ -43,6 +43,7 @@ class TrialFaces:
         landmarks: Mean landmark sheets, (n, 2, 8, 8).
         codes: Unit identity codes, (n, 128).
         held: Whether a face is kept for evaluation, (n,).
+        people: Number of the person of each face, (n,) int64; nobody is on both sides.
         landmark_mean: Mean inner landmarks in crop pixels, (51, 2).
     """
 
@@ -50,6 +51,7 @@ class TrialFaces:
     landmarks: Tensor
     codes: Tensor
     held: Tensor
+    people: Tensor
     landmark_mean: Tensor
 
 
@@ -104,7 +106,8 @@ def read_faces(crop_set: CropSet, codes: Tensor, landmark_net: LandmarkNet) -> T
     found = torch.cat(points)
     mean = found.mean(0)
     sheets = to_sheets((found - mean) / LANDMARK_SCALE)
-    return TrialFaces(torch.cat(degraded), sheets, codes, torch.from_numpy(crop_set.held_out()), mean)
+    people = torch.from_numpy(np.unique(crop_set.groups, return_inverse=True)[1].astype(np.int64))
+    return TrialFaces(torch.cat(degraded), sheets, codes, torch.from_numpy(crop_set.held_out()), people, mean)
 
 
 def trial_faces(folder: Path | None, max_faces: int, seed: int, store: ArtifactStore) -> TrialFaces:
@@ -146,7 +149,7 @@ def drawn_faces(count: int, seed: int) -> TrialFaces:
     codes = F.normalize(coarse.flatten(1) @ reading + 0.3 * torch.randn(count, 128, generator=rng), dim=1)
     sheets = to_sheets(0.5 * torch.randn(count, NUM_LANDMARKS, 2, generator=rng))
     mean = 32 + 64 * torch.rand(NUM_LANDMARKS, 2, generator=rng)
-    return TrialFaces(pictures, sheets, codes, torch.arange(count) % 4 == 0, mean)
+    return TrialFaces(pictures, sheets, codes, torch.arange(count) % 4 == 0, torch.arange(count), mean)
 
 
 def train_trial(faces: TrialFaces, settings: TrialSettings, *, clock: Callable[[], float] = time.process_time) -> Trial:
@@ -181,7 +184,7 @@ def train_trial(faces: TrialFaces, settings: TrialSettings, *, clock: Callable[[
         index = rows[torch.randint(len(rows), (settings.batch_size,), generator=rng)]
         target, wanted = faces.degraded[index], faces.codes[index]
         learned = model(jitter_color(target, rng))
-        mean, std = _with_landmarks(model, learned, faces.landmarks[index])
+        mean, std = with_landmarks(model, learned, faces.landmarks[index])
         code = mean + std * torch.randn(mean.shape, generator=rng)
         playing = step >= settings.adversary_start * settings.steps
         decoded = decoder(code, wanted, target * (1 - mask), mask)
@@ -208,36 +211,6 @@ def train_trial(faces: TrialFaces, settings: TrialSettings, *, clock: Callable[[
     return Trial(model, average, tail, decoder, probe, seconds / settings.steps, tuple(looks))
 
 
-@torch.no_grad()
-def evaluate_trial(faces: TrialFaces, model: AttributeEncoder, trial: Trial, *, probe_steps: int) -> dict[str, float]:
-    """Measure an encoder of a trial on the held-out faces.
-
-    Args:
-        faces: The faces of the trial.
-        model: The trial's model, average or tail.
-        trial: Holds decoder and probe.
-        probe_steps: Steps of a fresh probe; 0 for none.
-
-    Returns:
-        ``reconstruction`` (mean absolute error inside the mask), ``adversary`` and ``fresh_probe`` (mean cosine that
-        the trial's probe and a fresh one reach), ``rate`` (nats).
-    """
-    mask, _ = trial_mask()
-    held = faces.held
-    means, stds = _codes(faces, held, model)
-    code = means + stds * torch.randn(means.shape, generator=torch.Generator().manual_seed(0))
-    target, wanted = faces.degraded[held], faces.codes[held]
-    decoded = trial.decoder(code, wanted, target * (1 - mask), mask)
-    found = {
-        "reconstruction": float(((decoded - target).abs() * mask).sum() / (mask.sum() * 3 * len(target))),
-        "adversary": float((trial.probe(code) * wanted).sum(1).mean()),
-        "rate": float(attribute_rate(means[:, :-LANDMARK_CHANNELS], stds[:, :-LANDMARK_CHANNELS])),
-    }
-    if probe_steps:
-        found["fresh_probe"] = _fresh_probe(faces, model, (code, wanted), probe_steps)
-    return found
-
-
 def trial_mask() -> tuple[Tensor, Tensor]:
     """Face mask at 32x32 and the weight of each pixel, of mean 1; both (1, 1, 32, 32)."""
     mask = F.avg_pool2d(torch.from_numpy(face_mask())[None, None], 128 // DEGRADED_SIZE)
@@ -245,35 +218,10 @@ def trial_mask() -> tuple[Tensor, Tensor]:
     return mask, weight / weight.mean()
 
 
-def _with_landmarks(model: AttributeEncoder, learned: tuple[Tensor, Tensor], sheets: Tensor) -> tuple[Tensor, Tensor]:
+def with_landmarks(model: AttributeEncoder, learned: tuple[Tensor, Tensor], sheets: Tensor) -> tuple[Tensor, Tensor]:
+    """Append landmark sheets (n, 2, 8, 8) and their noise to mean and standard deviation of the learned part."""
     noise = torch.full_like(sheets, model.landmark_noise / LANDMARK_SCALE)
     return torch.cat([learned[0], sheets], dim=1), torch.cat([learned[1], noise], dim=1)
-
-
-def _codes(faces: TrialFaces, rows: Tensor, model: AttributeEncoder) -> tuple[Tensor, Tensor]:
-    parts = [
-        _with_landmarks(model, model(pictures), sheets)
-        for pictures, sheets in zip(faces.degraded[rows].split(64), faces.landmarks[rows].split(64), strict=True)
-    ]
-    return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
-
-
-def _fresh_probe(faces: TrialFaces, model: AttributeEncoder, unseen: tuple[Tensor, Tensor], steps: int) -> float:
-    means, stds = _codes(faces, ~faces.held, model)
-    codes = faces.codes[~faces.held]
-    torch.manual_seed(1)
-    rng = torch.Generator().manual_seed(1)
-    probe = IdentityProbe()
-    optimizer = torch.optim.AdamW(probe.parameters(), 2e-3, weight_decay=1e-2)
-    for _ in range(steps):
-        index = torch.randint(len(means), (64,), generator=rng)
-        noisy = means[index] + stds[index] * torch.randn(means[index].shape, generator=rng)
-        with torch.enable_grad():
-            loss = 1 - (probe(noisy) * codes[index]).sum(1).mean()
-            optimizer.zero_grad()
-            loss.backward()
-        optimizer.step()
-    return float((probe(unseen[0]) * unseen[1]).sum(1).mean())
 
 
 @torch.no_grad()

@@ -5,20 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from training.jobs.encoder_trial import (
-    Trial,
-    TrialFaces,
-    TrialSettings,
-    evaluate_trial,
-    train_trial,
-    trial_faces,
-)
+from training.jobs.certificates import summarize_looks
+from training.jobs.encoder_trial import TrialFaces, TrialSettings, train_trial, trial_faces
+from training.jobs.trial_measures import evaluate_trial
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
@@ -126,15 +122,16 @@ def _optimizers(
     base = TrialSettings(
         steps=config.steps, batch_size=config.batch_size, learning_rate=config.learning_rate, adversary_start=0.2
     )
+    names: tuple[Literal["adam", "muon"], ...] = ("adam", "muon")
     pace = {
-        name: train_trial(faces, _replaced(base, optimizer=name, steps=min(4, config.steps))).seconds_per_step
-        for name in ("adam", "muon")
+        name: train_trial(faces, replace(base, optimizer=name, steps=min(4, config.steps))).seconds_per_step
+        for name in names
     }
     steps = max(2, round(config.steps * pace["adam"] / pace["muon"]))
-    found: dict[str, list[dict[str, Measured]]] = {"adam": [], "muon": []}
-    spent = dict.fromkeys(found, 0.0)
-    for seed, name in itertools.product(range(config.seeds), found):
-        settings = _replaced(
+    found: dict[str, list[dict[str, Measured]]] = {name: [] for name in names}
+    spent = dict.fromkeys(names, 0.0)
+    for seed, name in itertools.product(range(config.seeds), names):
+        settings = replace(
             base,
             seed=seed,
             optimizer=name,
@@ -173,27 +170,13 @@ def _games(config: EncoderTrialsConfig, faces: TrialFaces, context: RunContext) 
                 clamp=clamp,
             )
             trial = train_trial(faces, settings)
-            looks = _looks(trial)
-            found.append(looks | evaluate_trial(faces, trial.average, trial, probe_steps=config.probe_steps))
+            found.append(
+                summarize_looks(trial.looks)
+                | evaluate_trial(faces, trial.average, trial, probe_steps=config.probe_steps)
+            )
             context.log({"seed": seed, "damping": damping, **found[-1]})
         arms.append(_mean(found))
     return arms[0], arms[1]
-
-
-def _looks(trial: Trial) -> dict[str, float]:
-    certified = [look["certified_step"] for look in trial.looks if look["certified"]]
-    return {
-        "share_certified": len(certified) / max(1, len(trial.looks)),
-        "certified_step": float(np.median(certified)) if certified else math.nan,
-        "damping_needed": float(np.median([look["damping_needed"] for look in trial.looks]))
-        if trial.looks
-        else math.nan,
-    }
-
-
-def _replaced(settings: TrialSettings, **changes: Any) -> TrialSettings:
-    values = {name: getattr(settings, name) for name in settings.__slots__}
-    return TrialSettings(**{**values, **changes})
 
 
 def _mean(rows: Sequence[Measured]) -> dict[str, float]:

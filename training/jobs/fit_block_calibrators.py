@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from models.oracles.ensemble import ORACLES, SERVING_ORACLES, load_oracle
+from models.oracles.ensemble import ORACLES, load_oracle
 from models.oracles.thresholds import ARTIFACT as THRESHOLDS_ARTIFACT
 from models.oracles.thresholds import CalibrationError, load_thresholds
 from training.data.apparent_attributes import apparent_sex_and_age
 from training.jobs.calibrate_oracles import Half, embed_crops
+from training.jobs.calibration_halves import CalibrationHalvesConfig
 from training.jobs.fit_match_calibrators import paired_crops
 from training.jobs.strata import Score, Strata, Stratum, draw_strata, is_clearly_less, thin
 from training.jobs.strata_ways import ALONE, EXACT, POOLED, TIED, Comparison, WaySettings, compare
 from training.problems.block_calibration import stiffness
-from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
@@ -31,16 +31,10 @@ from training.runs.report import Check, Report
 ARTIFACT = "block-calibrators"
 
 
-class FitBlockCalibratorsConfig(JobConfig):
+class FitBlockCalibratorsConfig(CalibrationHalvesConfig):
     """Settings of the run."""
 
     folder: Path | None = Field(None, description="folder of photos, one main face in each; None draws similarities")
-    labels: Path | None = Field(None, description="CSV with columns file,identity; else the name without _NNNN")
-    landmarks: Path | None = Field(None, description="CSV of five landmarks per file; else faces are detected")
-    domain: str = Field("photo", min_length=1, description="what sort of pictures the calibrators are for")
-    fit_half: Half = Field("calibration", description="people that the curves are fitted on")
-    held_out_half: Half = Field("test", description="people that they are tested on")
-    oracles: tuple[str, ...] = Field(SERVING_ORACLES, min_length=1)
     max_people: int = Field(400, ge=16, description="people with two photos, in each half")
     age_edges: tuple[float, ...] = Field((45.0,), description="apparent years at which strata of either sex part")
     folds: int = Field(4, ge=2, description="parts of every stratum, set aside in turn to choose the stiffness")
@@ -53,7 +47,6 @@ class FitBlockCalibratorsConfig(JobConfig):
     pairs_per_block: int = Field(64, ge=2)
     step_size: float = Field(3.0, gt=0, description="eta of the stiffness")
     lower_step_size: float = Field(1.0, gt=0)
-    batch: int = Field(32, ge=1)
 
 
 def run(config: FitBlockCalibratorsConfig, context: RunContext) -> Report:

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
 
-from training.algorithm import iterate
-from training.audit.statistics import rank_k
-from training.jobs.index_features import (
-    NEAREST,
-    Features,
-    Matrix,
-    discriminant_directions,
-    embed_folder,
-    planted_features,
-    principal_basis,
-    search_measures,
-    unit_rows,
-    within_whitener,
-)
-from training.optimizers.composite.gradient_sliding import rf_sgs
-from training.problems.identity_leak import IdentityLeak, alternating_prox, contraction, removed_directions
+from models.embedding import PictureEmbedder
+from models.faces.detection import MtcnnDetector, UltraLightDetector, UnionDetector
+from models.registry.store import ArtifactStore
+from training.jobs.index_features import BLANKED, Features, embed_folder
+from training.jobs.planted_index import planted_index
+from training.jobs.projection_solvers import Effort, race
+from training.jobs.projection_trial import PEOPLE_MEASURES, Settings, Trial, leak_problem, try_ways
+from training.jobs.scene_search import Scenes, found_captions, read_scenes
 from training.runs.config import ConfigError, JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
 
 _METHOD = "gradient_sliding"
+_PLAIN = {"as indexed": "as indexed", "centered": "mean subtracted", "LDA": "LDA", "PCA": "PCA"}
+_REPORTED = ("identity rank-1", "identity top-10", "identity top-10, whitened", "scene recall@10")
 
 
 class FitFeatureProjectionConfig(JobConfig):
@@ -43,68 +35,97 @@ class FitFeatureProjectionConfig(JobConfig):
     folder: Path | None = Field(None, description="folder of photos, one main face in each; None plants directions")
     boxes: Path | None = Field(None, description="CSV of the face of each file: file, x1, y1, x2, y2")
     labels: Path | None = Field(None, description="CSV with columns file,identity; else the name without _NNNN")
+    scenes: Path | None = Field(None, description="folder of captioned scenes, as the demo-corpus job draws them")
     max_people: int = Field(280, ge=20, description="people with two photos, of either half")
     directions: int = Field(48, ge=4, description="principal directions of the features that may be removed")
     temperature: float = Field(0.1, gt=0)
     weights: tuple[float, ...] = Field(
-        (0.01, 0.03, 0.1), min_length=1, description="weights of the group penalty tried"
+        (0.003, 0.01, 0.03, 0.1), min_length=1, description="weights of the group penalty tried"
     )
     ridge: float = Field(0.05, gt=0, description="pull toward the identity map")
     steps: int = Field(40, ge=10, description="gradients of the leak, equal for every solver")
     tau: float = Field(4.0, gt=0, description="inner effort of sliding")
     rounds: tuple[int, ...] = Field((1, 3, 10), min_length=1, description="rounds of the inner prox tried for FISTA")
-    dropped: tuple[int, ...] = Field((4, 8, 16, 32), min_length=1, description="directions that plain ways drop")
-    publish: bool = Field(False, description="publish the projection where it lowers the search for people")
-
-
-class Solved(NamedTuple):
-    """Gradients of f, cheap calls and processor seconds so far, and the value at the point."""
-
-    gradients: int
-    cheap: int
-    seconds: float
-    value: float
+    dropped: tuple[int, ...] = Field((4, 8, 16, 32, 64), min_length=1, description="directions that plain ways drop")
+    publish: bool = Field(False, description="publish the projection where it hides people and keeps scenes")
 
 
 def run(config: FitFeatureProjectionConfig, context: RunContext) -> Report:
-    """Fit on people of one half, measure the search for people of the other half before and after.
+    """Fit on people of one half, search for people of the other half and for scenes, before and after.
 
     Args:
         config: Settings.
-        context: Run directory and metrics.
+        context: Run directory, store and metrics.
 
     Returns:
         The report; the solvers' gaps, every projection, and what it does to search.
 
     Raises:
-        ConfigError: A folder is given without boxes, or has too few people with two photos.
+        ConfigError: A folder is given without boxes or scenes, or has too few people with two photos.
     """
-    features = _features(config)
-    center = features.fit.reshape(-1, features.fit.shape[-1]).mean(0)
-    basis = principal_basis(features.fit - center, config.directions)
-    context.log({"fitted_people": len(features.fit), "held_out_people": len(features.held)})
-    solvers, gaps = _race(config, _problem(config, features.fit, center, basis, config.weights[0]))
+    people, scenes, texts = _data(config, context.store)
+    effort = Effort(config.steps, config.tau, config.seed)
+    settings = Settings(config.directions, config.temperature, config.ridge, config.weights, config.dropped, effort)
+    indexed = people[BLANKED]
+    context.log({"fitted_people": len(indexed.fit), "held_out_people": len(indexed.held), "scenes": len(scenes.kinds)})
+    solvers, gaps = race(leak_problem(indexed.fit, settings, config.weights[0])[0], effort, config.rounds)
     for row in solvers:
         context.log({f"{row['solver']}: gap": row["gap"]})
 
-    ways = _ways(config, features.fit, center, basis)
-    eye = np.eye(len(center))
-    asked = {"as indexed": (0, eye), "centered": (0, eye), **ways}
-    rows: list[dict[str, Any]] = []
-    for name, (removed, matrix) in asked.items():
-        middle = np.zeros_like(center) if name == "as indexed" else center
-        measured = search_measures(features.held, middle, matrix, within_whitener(features.fit, matrix))
-        rows.append({"projection": name, "removed": removed, **measured})
-    indexed = {key: float(value) for key, value in rows[0].items() if key not in ("projection", "removed")}
-    chosen = _choose(config, features.fit)
-    found = {kind: next(row for row in rows if row["projection"] == name) for kind, name in chosen.items()}
+    trials = {faces: try_ways(of, scenes, scenes.features[faces], settings) for faces, of in people.items()}
     metrics = {
-        "people": float(len(features.held)),
-        "directions removed": float(found["sliding"]["removed"]),
-        **{f"{kind} {key}": float(row[key]) for kind, row in found.items() for key in indexed},
-        **{f"indexed {key}": value for key, value in indexed.items()},
+        "people": float(len(indexed.held)),
+        "scenes": float(len(scenes.kinds)),
         **{f"gap, {name}": gap for name, gap in gaps.items()},
+        **{
+            f"{faces}, {name}: {measure}": value
+            for faces, trial in trials.items()
+            for name in ("as indexed", *trial.chosen)
+            for measure, value in trial.means(name).items()
+        },
     }
+    service = [row for faces, trial in trials.items() for row in _searches(config, faces, trial)]
+    if texts is not None:
+        value = float(texts.mean())
+        metrics["text query, scene recall@10"] = value
+        job = "text queries: they search captions, and no map of picture features reaches those"
+        service.append(_row(job, "scene recall@10, share", value, value, len(texts)))
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {
+        f"Solvers at {config.steps} gradients of the leak": solvers,
+        "Search by people held out, and for scenes": [
+            {"features": faces, **row} for faces, trial in trials.items() for row in trial.rows(config.seed)
+        ],
+        "Sliding less plain ways, 95 % intervals": [
+            {"features": faces, **row} for faces, trial in trials.items() for row in trial.differences(config.seed)
+        ],
+        "in the service": [*service, *_solver_rows(config.steps, gaps)],
+    }
+    artifacts = _publish(config, context, trials[BLANKED])
+    return Report(metrics, _checks(config, trials[BLANKED], gaps), artifacts=artifacts, tables=tables)
+
+
+def _data(
+    config: FitFeatureProjectionConfig, store: ArtifactStore
+) -> tuple[dict[str, Features], Scenes, NDArray[np.float64] | None]:
+    """Features of people and of scenes, and what text queries find among the captions."""
+    if config.folder is None:
+        features, scenes = planted_index(config.max_people, seed=config.seed)
+        return {BLANKED: features}, scenes, None
+    if config.boxes is None:
+        raise ConfigError("a folder needs boxes: a CSV with columns file, x1, y1, x2, y2")
+    if config.scenes is None:
+        raise ConfigError("a folder needs scenes: another folder, drawn by doppel-train run demo-corpus")
+    embedder = PictureEmbedder.load()
+    people = embed_folder(
+        config.folder, config.boxes, config.labels, embedder, max_people=config.max_people, seed=config.seed
+    )
+    network = store.resolve("upstream-fr-detect").path("fr_detect.onnx")
+    detector = UnionDetector([MtcnnDetector(), UltraLightDetector.from_file(network)])
+    scenes, kinds, queries = read_scenes(config.scenes, detector, embedder)
+    return people, scenes, found_captions(scenes, kinds, queries)
+
+
+def _checks(config: FitFeatureProjectionConfig, trial: Trial, gaps: Mapping[str, float]) -> list[Check]:
     checks = [
         Check("gap of sliding over the first gap", 0.02, gaps["sliding"] / gaps["start"], 0.0, "at_most"),
         Check(
@@ -116,195 +137,69 @@ def run(config: FitFeatureProjectionConfig, context: RunContext) -> Report:
         ),
     ]
     if config.folder is None:
-        checks.append(
-            Check(
-                "planted directions: search for people after over before",
-                0.7,
-                found["sliding"]["identity top-10"] / indexed["identity top-10"],
-                0.0,
-                "at_most",
-            )
-        )
-    artifacts = _publish(config, context, ways[chosen["sliding"]][1], center, indexed, found["sliding"])
-    tables: dict[str, Sequence[Mapping[str, Any]]] = {
-        f"Solvers at {config.steps} gradients of the leak": solvers,
-        "Search by people held out": rows,
-        "in the service": _in_the_service(config, indexed, found, gaps, len(features.held)),
-    }
-    return Report(metrics, checks, artifacts=artifacts, tables=tables)
+        after, before = trial.means("sliding"), trial.means("as indexed")
+        share = {measure: after[measure] / before[measure] for measure in ("identity top-10", "scene recall@10")}
+        checks += [
+            Check("planted: search for people, after over before", 0.7, share["identity top-10"], 0.0, "at_most"),
+            Check("planted: scene recall@10, after over before", 1.0, share["scene recall@10"], 0.0, "at_least"),
+        ]
+    return checks
 
 
-def _features(config: FitFeatureProjectionConfig) -> Features:
-    if config.folder is None:
-        return planted_features(config.max_people, seed=config.seed)
-    if config.boxes is None:
-        raise ConfigError("a folder needs boxes: a CSV with columns file, x1, y1, x2, y2")
-    return embed_folder(config.folder, config.boxes, config.labels, max_people=config.max_people, seed=config.seed)
-
-
-def _problem(
-    config: FitFeatureProjectionConfig, fit: Matrix, center: Matrix, basis: Matrix, weight: float
-) -> IdentityLeak:
-    scores = (fit - center) @ basis
-    codes = torch.from_numpy(scores / np.sqrt((scores**2).sum(-1).mean()))
-    return IdentityLeak(codes[:, 1], codes[:, 0], config.temperature, weight, config.ridge)
-
-
-def _slide(config: FitFeatureProjectionConfig, problem: IdentityLeak) -> tuple[torch.Tensor, Solved]:
-    method = rf_sgs(
-        problem.smooth,
-        problem.cheap.sampled(),
-        smoothness=problem.smoothness(),
-        strong_convexity=config.ridge,
-        tau=config.tau,
-        prox=problem.clip,
-    )
-    begin = time.process_time()
-    start = torch.zeros(problem.dim**2, dtype=torch.float64)
-    state, _ = next(itertools.islice(iterate(method, start, seed=config.seed), config.steps - 1, None))
-    spent = time.process_time() - begin
-    return state.x, Solved(state.smooth_gradients, state.cheap_gradients, spent, problem.value(state.x))
-
-
-def _proximal(
-    problem: IdentityLeak, smoothness: float, steps: int, rounds: int, *, accelerated: bool
-) -> tuple[torch.Tensor, Solved]:
-    """Take proximal gradient steps, with or without momentum; a round of the warm inner prox is a cheap call."""
-    gradient = problem.smooth.gradient
-    root = (problem.ridge / (smoothness + problem.ridge)) ** 0.5
-    momentum = (1 - root) / (1 + root) if accelerated else 0.0
-    begin = time.process_time()
-    x = ahead = torch.zeros(problem.dim**2, dtype=torch.float64)
-    corrections = (x, x)
-    for _ in range(steps):
-        z = ahead - gradient(ahead) / smoothness
-        new, corrections = alternating_prox(problem, z, 1 / smoothness, corrections, rounds=rounds)
-        ahead, x = new + momentum * (new - x), new
-    return x, Solved(steps, steps * rounds, time.process_time() - begin, problem.value(x))
-
-
-def _race(config: FitFeatureProjectionConfig, problem: IdentityLeak) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Rows of the solvers, and the gap of each kind at equal gradients; every solver's last point is the yardstick."""
-    smoothness = problem.smoothness()
-    found = {"sliding": _slide(config, problem)[1]}
-    for rounds in config.rounds:
-        for name, accelerated in (("FISTA", True), ("proximal gradient", False)):
-            key = f"{name}, {rounds} rounds"
-            found[key] = _proximal(problem, smoothness, config.steps, rounds, accelerated=accelerated)[1]
-    best = _proximal(problem, smoothness, 6 * config.steps, 2 * max(config.rounds), accelerated=True)[1].value
-    best = min(best, *(each.value for each in found.values()))
-    rows: list[dict[str, Any]] = [
-        {
-            "solver": name,
-            "gradients": each.gradients,
-            "cheap calls": each.cheap,
-            "gap": each.value - best,
-            "seconds": round(each.seconds, 2),
-        }
-        for name, each in found.items()
-    ]
-    start = problem.value(torch.zeros(problem.dim**2, dtype=torch.float64)) - best
-    gaps = {"start": start} | {
-        kind: min(row["gap"] for row in rows if row["solver"].startswith(kind))
-        for kind in ("sliding", "FISTA", "proximal gradient")
-    }
-    return rows, gaps
-
-
-def _ways(
-    config: FitFeatureProjectionConfig, fit: Matrix, center: Matrix, basis: Matrix
-) -> dict[str, tuple[int, Matrix]]:
-    """Every projection by name: directions it removes altogether, and the map (d, d)."""
-    eye = np.eye(len(center))
-    ways: dict[str, tuple[int, Matrix]] = {}
-    for weight in config.weights:
-        problem = _problem(config, fit, center, basis, weight)
-        removed = problem.matrix(_slide(config, problem)[0])
-        dropped = basis @ removed_directions(removed).numpy()
-        soft = contraction(removed).numpy() - np.eye(problem.dim)
-        ways[f"sliding, weight {weight:g}"] = (dropped.shape[1], eye - dropped @ dropped.T)
-        ways[f"not dropped but damped, weight {weight:g}"] = (0, eye + basis @ soft @ basis.T)
-    for count in config.dropped:
-        lda = discriminant_directions(fit, center, min(count, len(fit) - 1))
-        pca = basis[:, :count]
-        ways[f"LDA, {count}"] = (lda.shape[1], eye - lda @ lda.T)
-        ways[f"PCA, {count}"] = (pca.shape[1], eye - pca @ pca.T)
-    return ways
-
-
-def _choose(config: FitFeatureProjectionConfig, fit: Matrix) -> dict[str, str]:
-    """The setting of each kind that protects best those of the fitted half who are left out of a fit for this."""
-    cut = len(fit) * 2 // 3
-    center = fit[:cut].reshape(-1, fit.shape[-1]).mean(0)
-    ways = _ways(config, fit[:cut], center, principal_basis(fit[:cut] - center, config.directions))
-    truth = np.arange(len(fit) - cut)
-    hits: dict[str, float] = {}
-    for name, (_, matrix) in ways.items():
-        views = unit_rows((fit[cut:] - center) @ matrix)
-        hits[name] = float(rank_k(views[:, 1], views[:, 0], truth, k=NEAREST).mean())
-    return {
-        kind: min((name for name in ways if name.startswith(kind)), key=hits.__getitem__)
-        for kind in ("sliding", "LDA", "PCA")
-    }
-
-
-def _publish(
-    config: FitFeatureProjectionConfig,
-    context: RunContext,
-    matrix: Matrix,
-    center: Matrix,
-    indexed: Mapping[str, float],
-    after: Mapping[str, Any],
-) -> tuple[str, ...]:
-    """Publish on request, and only what lowers the search for people without costing the search for pictures."""
-    helps = all(after[key] < indexed[key] for key in ("identity top-10", "identity rank-1"))
-    if not (config.publish and helps and after["crop recall@10"] >= indexed["crop recall@10"]):
+def _publish(config: FitFeatureProjectionConfig, context: RunContext, trial: Trial) -> tuple[str, ...]:
+    """Publish on request, and only what lowers the search for people without costing the search for scenes."""
+    before, after = trial.means("as indexed"), trial.means("sliding")
+    helps = all(after[measure] < before[measure] for measure in PEOPLE_MEASURES)
+    if not (config.publish and helps and after["scene recall@10"] >= before["scene recall@10"]):
         return ()
-    tensors = {"projection": matrix.astype(np.float32), "center": center.astype(np.float32)}
+    way = trial.ways[trial.chosen["sliding"]]
+    tensors = {"projection": way.matrix.astype(np.float32), "center": way.center.astype(np.float32)}
     reference = context.publish(
         "feature-projection",
         "projection",
         {"projection.safetensors": save(tensors)},
-        metrics={key: float(after[key]) for key in indexed},
+        metrics=after,
         license="Apache-2.0",
         provenance={"holds": "a linear map and a mean, no features"},
     )
     return (reference,)
 
 
-def _in_the_service(
-    config: FitFeatureProjectionConfig,
-    indexed: Mapping[str, float],
-    found: Mapping[str, Mapping[str, Any]],
-    gaps: Mapping[str, float],
-    people: int,
-) -> list[dict[str, Any]]:
-    data = "planted directions" if config.folder is None else "photos"
-    plain: dict[str, Mapping[str, Any]] = {"as indexed": indexed, "LDA": found["LDA"], "PCA": found["PCA"]}
+def _searches(config: FitFeatureProjectionConfig, faces: str, trial: Trial) -> list[dict[str, Any]]:
+    data = "planted directions" if config.folder is None else f"photos, {faces}"
+    job = f"take identity out of picture features, {data}"
+    sliding = trial.means("sliding")
     rows = [
-        {
-            "method": _METHOD,
-            "job": f"take identity out of the index's picture features, {data}; plain: {name}",
-            "measure": f"{measure}, share",
-            "without": row[measure],
-            "with": found["sliding"][measure],
-            "n": people,
-        }
-        for name, row in plain.items()
-        for measure in ("identity rank-1", "identity top-10", "identity top-10, whitened", "crop recall@10")
+        _row(f"{job}; plain: {words}", f"{measure}, share", trial.means(plain)[measure], sliding[measure], count)
+        for plain, words in _PLAIN.items()
+        for measure in _REPORTED
+        for count in [len(trial.found["as indexed"][measure])]
     ]
-    rows += [
-        {
-            "method": _METHOD,
-            "job": f"the same fit, {config.steps} gradients of all pairs; plain: {peer}, best inner effort",
-            "measure": "gap to the smallest value",
-            "without": gaps[peer],
-            "with": gaps["sliding"],
-            "n": 1,
-        }
+    measure = "scene recall@10"
+    for plain in ("LDA", "PCA"):
+        name = trial.at_equal_leak(plain)
+        if name is not None:
+            words = f"{job}; plain: of {plain} the best for scenes that leaks no more"
+            without = trial.means(name)[measure]
+            rows.append(_row(words, f"{measure}, share", without, sliding[measure], len(trial.scenes.kinds)))
+    return rows
+
+
+def _solver_rows(steps: int, gaps: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [
+        _row(
+            f"the same fit, {steps} gradients of all pairs; plain: {peer}, best inner effort",
+            "gap to the smallest value",
+            gaps[peer],
+            gaps["sliding"],
+            1,
+        )
         for peer in ("FISTA", "proximal gradient")
     ]
-    return rows
+
+
+def _row(job: str, measure: str, without: float, with_it: float, count: int) -> dict[str, Any]:
+    return {"method": _METHOD, "job": job, "measure": measure, "without": without, "with": with_it, "n": count}
 
 
 JOB = Job(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,16 +12,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from models.anonymizer.assembly import assemble
 from models.identity.sphere import tangent_noise
-from models.oracles.ensemble import SERVING_ORACLES
-from training.jobs.calibrate_oracles import Half
-from training.jobs.code_repair import principal_directions
-from training.jobs.searched_faces import SearchedFace, linear_faces, served_faces, source_crops
+from training.jobs.face_search import FaceSearchConfig, load_face_search
+from training.jobs.searched_faces import SearchedFace
 from training.optimizers.derivative_free.zeroth_order_family.estimators import simultaneous_perturbation
 from training.optimizers.derivative_free.zeroth_order_family.probes import Draw, expected_cosine, guided, orthogonal
 from training.problems import BlackBox
-from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
@@ -32,25 +27,19 @@ _SHARE = 0.1  # of the variance of guided probes that is spent on all directions
 _ARMS = ("true gradient", "from values", "ignored")
 
 
-class HingeFromValuesConfig(JobConfig):
+class HingeFromValuesConfig(FaceSearchConfig):
     """Settings of the run."""
 
-    folder: Path | None = Field(None, description="folder of labeled photos; without it heads are rendered")
-    landmarks: Path | None = Field(None, description="CSV of five landmarks per file; else faces are detected")
-    half: Half = Field("test", description="people whose faces are taken")
-    linear: bool = Field(False, description="linear stand-ins for faces and recognizers, no artifacts")
-    faces: int = Field(12, ge=2)
+    faces: int = Field(28, ge=2, description="people whose faces are taken")
     black_box: str = Field("mfn", description="serving oracle whose gradient is hidden")
-    probes: tuple[int, ...] = Field((4, 16, 32), min_length=1, description="two oracle calls each")
+    probes: tuple[int, ...] = Field((4, 16), min_length=1, description="two oracle calls each")
     smoothing: float = Field(0.05, gt=0, description="half width of a difference, radians")
-    far: float = Field(1e-3, gt=0, lt=1)
     margin: float = Field(1.0, ge=0, le=3, description="distance from the thresholds, in deviations")
     start: float = Field(0.0, ge=0, lt=1.5, description="angle of the start from the source's own code, radians")
     descent_steps: int = Field(4, ge=1)
     descent_probes: int = Field(8, ge=1, description="probes of every step of the descent")
     descent_draw: Literal["guided", "orthogonal"] = Field("guided", description="which probes it takes")
     step: float = Field(0.1, gt=0, description="angle of every step, radians")
-    subspace: int = Field(32, ge=2, description="principal directions of the bank that guided probes prefer")
     steps: int = Field(1, ge=1, le=4, description="denoising steps; one as in training on drawn faces")
 
 
@@ -67,7 +56,8 @@ def run(config: HingeFromValuesConfig, context: RunContext) -> Report:
     Raises:
         ValueError: No serving oracle has the name of `black_box`.
     """
-    faces, limits, basis = _faces(config, context)
+    search = load_face_search(config, context, np.random.default_rng(config.seed), stand_in_limit=0.1)
+    limits, basis = search.limits(config.margin), torch.from_numpy(search.basis)
     hidden = config.black_box
     if hidden not in limits:
         raise ValueError(f"black_box must be one of {sorted(limits)}, got {hidden!r}")
@@ -75,10 +65,10 @@ def run(config: HingeFromValuesConfig, context: RunContext) -> Report:
     cosines: dict[tuple[str, int], list[float]] = {(kind, q): [] for kind in draws for q in config.probes}
     ends: dict[str, list[Mapping[str, float]]] = {arm: [] for arm in _ARMS}
     starts: list[float] = []
-    for number, face in enumerate(faces):
+    for number, face in enumerate(search.serve(())):
         start = _start(face, config, number)
         starts.append(float(_similarity(face, hidden)(start[None]).detach()[0]))
-        true = _tangent(_slope(face, hidden, start), start)
+        true = _tangent(_slope_above(face, hidden, start, -math.inf), start)
         for (kind, q), found in cosines.items():
             generator = torch.Generator().manual_seed(config.seed + number)
             estimate = _estimate(face, hidden, start, q, draws[kind], config.smoothing, generator)
@@ -89,7 +79,7 @@ def run(config: HingeFromValuesConfig, context: RunContext) -> Report:
             )
         context.log({f"{kind} {q}": found[-1] for (kind, q), found in cosines.items()})
         context.log({arm: found[-1][hidden] - limits[hidden] for arm, found in ends.items()})
-    dim = len(faces[0].code)
+    dim = search.manifold.dim
     rows = [
         {"probes": kind, "calls": 2 * q, "cosine": _mean(found), "law, orthogonal": expected_cosine(dim - 1, q)}
         for (kind, q), found in cosines.items()
@@ -111,6 +101,7 @@ def run(config: HingeFromValuesConfig, context: RunContext) -> Report:
         "cosine to the gradient": rows,
         "descent of the hinge": descents,
         "in the service": in_the_service(cosines, ends, limits, hidden, config),
+        "artifacts": search.artifacts(),
     }
     return Report(metrics, checks, tables=tables)
 
@@ -152,29 +143,17 @@ def in_the_service(
     return rows
 
 
-def _faces(
-    config: HingeFromValuesConfig, context: RunContext
-) -> tuple[Sequence[SearchedFace], dict[str, float], Tensor]:
-    if config.linear:
-        faces, manifold = linear_faces(config.faces, seed=config.seed)
-        limits = dict.fromkeys(faces[0].similarities(faces[0].code[None], 0), 0.1)
-        return faces, limits, torch.from_numpy(principal_directions(manifold.bank, min(config.subspace, 12)))
-    assembly = assemble(context.store)
-    at_far = assembly.thresholds.at(config.far, SERVING_ORACLES)
-    rng = np.random.default_rng(config.seed)
-    crops = source_crops(config.folder, config.landmarks, config.half, config.faces, assembly, rng)
-    served = served_faces(crops, assembly, context.store, steps=config.steps, seed=config.seed)
-    limits = {name: t.privacy_threshold - config.margin * t.impostor_std for name, t in at_far.items()}
-    return served, limits, torch.from_numpy(principal_directions(assembly.manifold.bank, config.subspace))
-
-
 def _similarity(face: SearchedFace, name: str) -> Callable[[Tensor], Tensor]:
     return lambda codes: face.similarity(name, codes, 0)
 
 
-def _slope(face: SearchedFace, name: str, code: Tensor) -> Tensor:
+def _slope_above(face: SearchedFace, name: str, code: Tensor, limit: float) -> Tensor:
+    """Gradient (d,) of one similarity at a code (d,) where it lies above the limit, zero elsewhere; one drawing."""
     leaf = code.clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(_similarity(face, name)(leaf[None])[0], leaf)
+    value = _similarity(face, name)(leaf[None])[0]
+    if float(value.detach()) <= limit:
+        return torch.zeros_like(code)
+    (slope,) = torch.autograd.grad(value, leaf)
     return slope
 
 
@@ -218,13 +197,13 @@ def _descend(
         for name, limit in limits.items():
             if name == hidden and arm == "ignored":
                 continue
-            with torch.no_grad():
-                if float(_similarity(face, name)(code[None])[0]) <= limit:
-                    continue
             if name == hidden and arm == "from values":
-                slope += _estimate(face, name, code, config.descent_probes, draw, config.smoothing, generator)
+                with torch.no_grad():
+                    above = float(_similarity(face, name)(code[None])[0]) > limit
+                if above:
+                    slope += _estimate(face, name, code, config.descent_probes, draw, config.smoothing, generator)
             else:
-                slope += _slope(face, name, code)
+                slope += _slope_above(face, name, code, limit)
         slope = _tangent(slope, code)
         if float(slope.norm()) == 0.0:
             break
@@ -271,6 +250,7 @@ JOB = Job(
     run=run,
     wants_large_malloc_thresholds=True,
     presets={
-        "smoke": {"linear": True, "probes": (4, 16), "descent_draw": "orthogonal", "start": 0.5, "descent_steps": 8}
+        "smoke": {"linear": True, "faces": 12, "subspace": 12, "start": 0.5}
+        | {"probes": (4, 16), "descent_draw": "orthogonal", "descent_steps": 8}
     },
 )

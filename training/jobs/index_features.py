@@ -1,4 +1,4 @@
-"""Features of the search index for the projection job: drawn or embedded, and how well they find people."""
+"""Features of the search index for the projection job, and how well they find people."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ Matrix = NDArray[np.float64]
 NEAREST = 10
 """Rank up to which a search counts as a hit, beside rank 1."""
 
+BLANKED = "faces blanked"
+"""Features as the index holds them."""
+
+KEPT = "faces kept"
+"""Features of the same pictures with nothing blanked, as a careless index would hold them."""
+
 _INSET = 12  # pixels cut off each side of a picture to make its crop
 
 
@@ -30,33 +36,6 @@ class Features:
 
     fit: Matrix
     held: Matrix
-
-
-def planted_features(people: int, *, seed: int, dim: int = 96, planted: int = 6) -> Features:
-    """Draw features in which a few directions say who it is and the others what else is in the picture.
-
-    Args:
-        people: n of either half.
-        seed: Of the draws.
-        dim: d.
-        planted: Directions of identity.
-
-    Returns:
-        Features whose crops differ from the photo by little noise.
-    """
-    rng = np.random.default_rng(seed)
-    axes = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
-    spread = 1.6 * 0.93 ** np.arange(dim - planted)
-
-    def draw() -> Matrix:
-        person = 1.2 * rng.normal(size=(people, 1, planted)) + 0.45 * rng.normal(size=(people, 2, planted))
-        scene = spread * rng.normal(size=(people, 2, dim - planted))
-        two = np.concatenate([person, scene], axis=-1) @ axes.T
-        crop = two[:, :1] + 0.35 * rng.normal(size=(people, 1, dim))
-        views = np.concatenate([two, crop], axis=1) + 1.0
-        return np.asarray(views / np.linalg.norm(views, axis=-1, keepdims=True))
-
-    return Features(draw()[:, :2], draw())
 
 
 def principal_basis(centered: Matrix, count: int) -> Matrix:
@@ -85,7 +64,9 @@ def within_whitener(fit: Matrix, projection: Matrix | None = None) -> Matrix:
     return np.asarray(np.eye(fit.shape[-1]) / np.sqrt(floor) + (axes.T * gains) @ axes)
 
 
-def search_measures(held: Matrix, center: Matrix, projection: Matrix, whitener: Matrix) -> dict[str, float]:
+def found_people(
+    held: Matrix, center: Matrix, projection: Matrix, whitener: Matrix, known_mean: Matrix
+) -> dict[str, NDArray[np.bool_]]:
     """Search by the index's cosine: other photos of a person, and the picture that a crop was cut from.
 
     Args:
@@ -93,18 +74,19 @@ def search_measures(held: Matrix, center: Matrix, projection: Matrix, whitener: 
         center: Subtracted before (d,).
         projection: The map (d, d).
         whitener: What an attacker applies after it (d, d).
+        known_mean: What that attacker subtracts (d,), whether the index does so or not.
 
     Returns:
-        Shares of the n people or pictures.
+        Whether each of the n people or pictures is found.
     """
-    mapped = (held - center) @ projection
-    views, attacked = unit_rows(mapped), unit_rows(mapped @ whitener)
+    views = unit_rows((held - center) @ projection)
+    attacked = unit_rows((held - known_mean) @ projection @ whitener)
     truth = np.arange(len(held))
     return {
-        "identity rank-1": float(rank_k(views[:, 1], views[:, 0], truth).mean()),
-        "identity top-10": float(rank_k(views[:, 1], views[:, 0], truth, k=NEAREST).mean()),
-        "identity top-10, whitened": float(rank_k(attacked[:, 1], attacked[:, 0], truth, k=NEAREST).mean()),
-        "crop recall@10": float(rank_k(views[:, 2], views[:, 0], truth, k=NEAREST).mean()),
+        "identity rank-1": rank_k(views[:, 1], views[:, 0], truth),
+        "identity top-10": rank_k(views[:, 1], views[:, 0], truth, k=NEAREST),
+        "identity top-10, whitened": rank_k(attacked[:, 1], attacked[:, 0], truth, k=NEAREST),
+        "crop recall@10": rank_k(views[:, 2], views[:, 0], truth, k=NEAREST),
     }
 
 
@@ -120,18 +102,21 @@ def unit_rows(mapped: Matrix) -> NDArray[np.float32]:
     return (mapped / np.linalg.norm(mapped, axis=-1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 
-def embed_folder(folder: Path, boxes_file: Path, labels: Path | None, *, max_people: int, seed: int) -> Features:
-    """Embed two photos of each person as the index does, with the face blanked, and a crop for the test half.
+def embed_folder(
+    folder: Path, boxes_file: Path, labels: Path | None, embedder: PictureEmbedder, *, max_people: int, seed: int
+) -> dict[str, Features]:
+    """Embed two photos of each person, and a crop for the test half, with the face blanked and once more with it.
 
     Args:
         folder: Photos.
         boxes_file: CSV of the face of each file: file, x1, y1, x2, y2; files without a face are passed over.
         labels: CSV with columns file,identity; None takes the file name without a trailing _NNNN.
+        embedder: Embeds pictures.
         max_people: People of either half.
         seed: Draws people and photos.
 
     Returns:
-        The features.
+        The features by what was done to faces.
 
     Raises:
         ConfigError: A column is missing, or there are too few people with two photos.
@@ -142,22 +127,24 @@ def embed_folder(folder: Path, boxes_file: Path, labels: Path | None, *, max_peo
         if file in boxes:
             by_person.setdefault(person, []).append(file)
     rng = np.random.default_rng(seed)
-    embedder = PictureEmbedder.load()
-    halves: list[Matrix] = []
+    halves: dict[str, list[Matrix]] = {BLANKED: [], KEPT: []}
     for half in ("calibration", "test"):
         names = sorted(p for p, files in by_person.items() if len(files) > 1 and identity_in_half(p, half))
         if len(names) < 20:
             raise ConfigError(f"need at least 20 people of the {half} half with two photos, got {len(names)}")
         chosen = rng.permutation(names)[:max_people].tolist()
-        views = []
+        views: dict[str, list[Matrix]] = {BLANKED: [], KEPT: []}
         for name in chosen:
             two = [by_person[name][index] for index in rng.permutation(len(by_person[name]))[:2]]
             pictures = [(decode_picture((folder / file).read_bytes()), [boxes[file]]) for file in two]
             if half == "test":
                 pictures.append(_crop(pictures[0][0], boxes[two[0]]))
-            views.append(embedder.embed_pictures(pictures).astype(np.float64))
-        halves.append(np.stack(views))
-    return Features(*halves)
+            bare: list[tuple[NDArray[np.uint8], list[Box]]] = [(pixels, []) for pixels, _ in pictures]
+            views[BLANKED].append(embedder.embed_pictures(pictures).astype(np.float64))
+            views[KEPT].append(embedder.embed_pictures(bare).astype(np.float64))
+        for faces, embedded in views.items():
+            halves[faces].append(np.stack(embedded))
+    return {faces: Features(*parts) for faces, parts in halves.items()}
 
 
 def _read_boxes(path: Path) -> dict[str, Box]:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.anonymizer.assembly import load_attributes
-from training.data.face_crops import load_crop_set, to_tensor
-from training.data.face_embeddings import embed_crops
+from training.jobs.coded_faces import PLANTED, draw_faces, load_faces
 from training.jobs.leak_probes import Fitted, Matrix, audit_list, held_out_r2, lasso, ridge_score, sparse_probe
+from training.jobs.logistic_leaks import (
+    LogisticLeak,
+    enrolled_probe,
+    leak_rows,
+    service_rows,
+    side_accuracy,
+    side_probes,
+)
 from training.jobs.subject_clusters import cluster_rows, spread_labels
-from training.runs.config import ConfigError, JobConfig
+from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
 
 _METHOD = "block_coordinate_descent"
-_PLANTED = (2, 9)  # channels of the drawn codes that tell who it is
+_LARGEST_GRADIENT = 1e-6  # of a logistic probe that counts
 
 
 class ProbeAttributeLeaksConfig(JobConfig):
@@ -41,15 +45,6 @@ class ProbeAttributeLeaksConfig(JobConfig):
     solves: int = Field(12, ge=1, description="tree solves or products for each person")
 
 
-@dataclass(frozen=True, slots=True)
-class CodedFaces:
-    """Codes (n, c, h, w), unit embeddings (n, e) and person (n,) of pictures."""
-
-    codes: Matrix
-    embeddings: Matrix
-    people: NDArray[np.int64]
-
-
 def run(config: ProbeAttributeLeaksConfig, context: RunContext) -> Report:
     """Fit the probes on every second person, list the channels, test on the others; then spread labels.
 
@@ -63,13 +58,14 @@ def run(config: ProbeAttributeLeaksConfig, context: RunContext) -> Report:
     Raises:
         ConfigError: The crop set has too few people with two pictures.
     """
-    faces = (
-        draw_faces(config.people, config.pictures, seed=config.seed) if config.faces is None else _load(config, context)
-    )
+    if config.faces is None:
+        faces = draw_faces(config.people, config.pictures, seed=config.seed)
+    else:
+        faces = load_faces(config.faces, config.people, config.pictures, context.store)
     held = faces.people % 2 == 1
     codes = faces.codes.reshape(len(faces.codes), -1)
     codes = (codes - codes[~held].mean(0)) / codes[~held].std(0).clip(1e-6)
-    targets = _components(faces.embeddings, held, config.components)
+    targets = faces.components(held, config.components)
     ours, peers, rows = [], [], []
     for number, target in enumerate(targets.T):
         weight = config.penalty * float(np.abs(codes[~held].T @ target[~held]).max())
@@ -93,7 +89,14 @@ def run(config: ProbeAttributeLeaksConfig, context: RunContext) -> Report:
         name: ridge_score(codes[:, ~np.isin(np.arange(codes.shape[1]) // cells, dropped)], targets, held)
         for name, dropped in (("all", []), ("without first", first), ("without last", last))
     }
-    sparse = held_out_r2(targets[held], codes[held] @ np.stack([fit.weights for fit in ours]).T)
+    guessed = codes[held] @ np.stack([fit.weights for fit in ours]).T
+    sparse = held_out_r2(targets[held], guessed)
+
+    sides = side_probes(codes, targets, faces.people, held, guessed)
+    kept = codes[:, ~np.isin(np.arange(codes.shape[1]) // cells, first)]
+    without_first = side_accuracy(kept, targets, held, sides.ridge)
+    enrolled = enrolled_probe(codes, faces.people)
+    context.log({"sides": sides.accuracy["products"], "enrolled": enrolled.accuracy["products"]})
 
     labeled = np.isin(np.arange(len(faces.people)), np.unique(faces.people, return_index=True)[1]) & held
     spread = cluster_rows(
@@ -105,6 +108,8 @@ def run(config: ProbeAttributeLeaksConfig, context: RunContext) -> Report:
     )
     mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "component"}
     metrics = {"pictures": float(len(codes)), "sparse R2": sparse, "ridge R2": ridge["all"], **mean}
+    metrics |= {"sides": sides.accuracy["products"], "sides without first": without_first}
+    metrics |= {"enrolled": enrolled.accuracy["products"]}
     worst = max(float(row["gap"]) for row in rows)
     checks = [
         Check("largest relative gap of a probe to the better of both solvers", 0.0, worst, 1e-6, "at_most"),
@@ -119,50 +124,44 @@ def run(config: ProbeAttributeLeaksConfig, context: RunContext) -> Report:
             "at_most",
         ),
     ]
+    for leak in (sides, enrolled):
+        checks += _logistic_checks(leak)
     if config.faces is None:
-        checks.append(Check("planted channels that lead the audit list", 2.0, float(len({*first} & {*_PLANTED}))))
+        checks += [
+            Check("planted channels that lead the audit list", 2.0, float(len({*first} & {*PLANTED}))),
+            Check(
+                "share of sides that only the planted channels tell",
+                0.1,
+                metrics["sides"] - without_first,
+                0.0,
+                "at_least",
+            ),
+            Check(
+                "enrolled people told apart, times chance", 4.0, metrics["enrolled"] * config.people, 0.0, "at_least"
+            ),
+        ]
     tables: dict[str, Sequence[Mapping[str, Any]]] = {
         "Audit list": audit,
         "Probes": rows,
+        "Logistic probes": [*leak_rows(sides), *leak_rows(enrolled)],
         "Whose pictures, from one label a person": spread,
-        "in the service": _in_the_service(mean, sparse, ridge, first, spread, held, labeled),
+        "in the service": [
+            *_in_the_service(mean, sparse, ridge, first, spread, held, labeled),
+            *service_rows(sides, "signs of the sparse probes"),
+            *service_rows(enrolled, "nearest mean code"),
+        ],
     }
     return Report(metrics, checks, tables=tables)
 
 
-def draw_faces(people: int, pictures: int, *, seed: int, channels: int = 10, side: int = 4) -> CodedFaces:
-    """Draw people whose embeddings show in two channels of their codes and nowhere else.
-
-    Args:
-        people: Number of people.
-        pictures: Of each.
-        seed: Of the draws.
-        channels: c.
-        side: h and w.
-
-    Returns:
-        The faces.
-    """
-    rng = np.random.default_rng(seed)
-    identity = np.repeat(rng.normal(size=(people, 6)), pictures, axis=0)
-    n = len(identity)
-    codes = rng.normal(size=(n, channels, side, side))
-    for channel in _PLANTED:
-        codes[:, channel, :2] += (identity @ rng.normal(size=(6, 2 * side))).reshape(n, 2, side)
-    embeddings = identity @ rng.normal(size=(6, 32)) + 0.8 * rng.normal(size=(n, 32))
-    return CodedFaces(codes, _unit(embeddings), np.repeat(np.arange(people), pictures))
-
-
-def _components(embeddings: Matrix, held: NDArray[np.bool_], count: int) -> Matrix:
-    """Leading principal components of the training people, of unit variance on them, (n, p)."""
-    centered = embeddings - embeddings[~held].mean(0)
-    axes = np.linalg.svd(centered[~held], full_matrices=False)[2][:count]
-    scores = centered @ axes.T
-    return np.asarray(scores / scores[~held].std(0))
-
-
-def _unit(rows: Matrix) -> Matrix:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+def _logistic_checks(leak: LogisticLeak) -> list[Check]:
+    gap, norm = (leak.largest("products", field) for field in ("gap", "gradient_norm"))
+    return [
+        Check(
+            f"{leak.question}: largest relative gap of a probe to the best of all solvers", 0.0, gap, 1e-6, "at_most"
+        ),
+        Check(f"{leak.question}: largest gradient norm", _LARGEST_GRADIENT, norm, 0.0, "at_most"),
+    ]
 
 
 def _probe_row(
@@ -182,24 +181,6 @@ def _probe_row(
         "seconds": ours.seconds,
         "seconds, scikit-learn": peer.seconds,
     }
-
-
-def _load(config: ProbeAttributeLeaksConfig, context: RunContext) -> CodedFaces:
-    assert config.faces is not None
-    crop_set = load_crop_set(config.faces)
-    names, place, count = np.unique(crop_set.groups, return_inverse=True, return_counts=True)
-    chosen = np.flatnonzero(count > 1)[: config.people]
-    if len(chosen) < 8:
-        raise ConfigError(f"need at least eight people with two pictures, got {len(chosen)} of {len(names)}")
-    rows = np.concatenate([np.flatnonzero(place == person)[: config.pictures] for person in chosen])
-    part = crop_set.where(np.isin(np.arange(len(crop_set)), rows))
-    attributes = load_attributes(context.store).eval()
-    with torch.inference_mode():
-        starts = range(0, len(part), 32)
-        codes = torch.cat([attributes(to_tensor(part.crops[start : start + 32]))[0] for start in starts])
-    embeddings = embed_crops(part, context.store)
-    together = np.concatenate([found.double().numpy() for found in embeddings.values()], axis=1)
-    return CodedFaces(codes.double().numpy(), _unit(together), np.unique(part.groups, return_inverse=True)[1])
 
 
 def _in_the_service(

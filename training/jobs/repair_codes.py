@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.anonymizer.assembly import assemble
 from models.identity.leakage import leaked_bits
 from models.identity.manifold import IdentityManifold
 from models.identity.rejection import Accepted, RejectionSampler, Subject
 from models.identity.sphere import Codes, normalize
-from models.oracles.ensemble import SERVING_ORACLES
-from training.jobs.calibrate_oracles import Half
-from training.jobs.code_repair import Repaired, RepairSettings, principal_directions, repair_code, worst_excess
-from training.jobs.searched_faces import SearchedFace, linear_faces, served_faces, source_crops
-from training.runs.config import JobConfig
+from training.jobs.code_repair import Repaired, RepairSettings, repair_code, worst_excess
+from training.jobs.face_search import FaceSearchConfig, load_face_search
+from training.jobs.searched_faces import SearchedFace
 from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
@@ -30,22 +26,16 @@ _REPAIR_NOISE = 10_000  # beyond the noise of every refused candidate
 _ARMS = ("repair", "more tries", "CMA-ES")
 
 
-class RepairCodesConfig(JobConfig):
+class RepairCodesConfig(FaceSearchConfig):
     """Settings of the run."""
 
-    folder: Path | None = Field(None, description="folder of labeled photos; without it heads are rendered")
-    landmarks: Path | None = Field(None, description="CSV of five landmarks per file; else faces are detected")
-    half: Half = Field("test", description="people whose faces are searched for")
-    linear: bool = Field(False, description="linear stand-ins for faces and recognizers, no artifacts")
-    faces: int = Field(60, ge=1, description="faces that are tried")
+    faces: int = Field(240, ge=1, description="faces that are tried, at most")
     max_tries: int = Field(4, ge=1, description="refused candidates after which a face is exhausted; the service: 32")
-    max_exhausted: int = Field(16, ge=1, description="exhausted faces that are repaired; the first of them")
+    max_exhausted: int = Field(40, ge=1, description="exhausted faces that are repaired, at most; the first of them")
+    max_calls: int = Field(1400, ge=1, description="codes shown to the oracles after which no further face is taken")
     budget: int = Field(32, ge=3, description="codes shown to the oracles in a repair, for every arm")
     margin: float = Field(1.0, ge=0, le=3, description="distance from the thresholds, in deviations")
-    far: float = Field(1e-3, gt=0, lt=1)
     identity_threshold: float = Field(0.15, gt=-1, le=1, description="cosine to the source's code, not reached")
-    subspace: int = Field(32, ge=2, description="principal directions of the bank that are polled")
-    steps: int = Field(4, ge=1, le=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,28 +91,34 @@ def run(config: RepairCodesConfig, context: RunContext) -> Report:
         The report.
     """
     rng = np.random.default_rng(config.seed)
-    faces, rules = _faces(config, context, rng)
+    search = load_face_search(config, context, rng, stand_in_limit=-0.05)
+    identity_threshold = 1.0 if config.linear else config.identity_threshold
+    limits, scales = search.limits(config.margin), search.scales()
+    rules = Rules(search.manifold, limits, scales, identity_threshold, config.budget, search.basis)
     exhausted: list[tuple[SearchedFace, Codes, NDArray[np.float64]]] = []
-    tried = 0
-    for face in faces:
-        if len(exhausted) == config.max_exhausted or context.should_stop():
+    found: dict[str, list[Outcome]] = {arm: [] for arm in _ARMS}
+    tried = calls = 0
+    for face in search.serve(()):
+        if len(exhausted) == config.max_exhausted or calls >= config.max_calls or context.should_stop():
             break
         tried += 1
         codes, excesses = exhaust(face, rules, config.max_tries, rng)
-        if len(codes) and (excesses >= 0).all():
-            exhausted.append((face, codes, excesses))
-    context.log({"tried": tried, "exhausted": len(exhausted)})
-    found: dict[str, list[Outcome]] = {arm: [] for arm in _ARMS}
-    for number, (face, codes, excesses) in enumerate(exhausted):
+        calls += len(codes)
+        if not (len(codes) and (excesses >= 0).all()):
+            continue
+        exhausted.append((face, codes, excesses))
         found["repair"].append(_repair(face, codes, excesses, rules, rng))
         found["more tries"].append(_more_tries(face, len(codes), rules, rng))
-        found["CMA-ES"].append(_cma(face, codes, excesses, rules, config.seed + number + 1))
+        found["CMA-ES"].append(_cma(face, codes, excesses, rules, config.seed + len(exhausted)))
+        calls += sum(outcomes[-1].calls for outcomes in found.values())
         context.log({f"{arm}: calls": float(outcomes[-1].calls) for arm, outcomes in found.items()})
         context.log({f"{arm}: repaired": float(outcomes[-1].code is not None) for arm, outcomes in found.items()})
-    metrics = {"tried": float(tried), "exhausted": float(len(exhausted))}
+    metrics = {"tried": float(tried), "exhausted": float(len(exhausted)), "calls": float(calls)}
+    context.log(metrics)
     rows = [_row(arm, outcomes) for arm, outcomes in found.items()] if exhausted else []
     checks = [_certified(exhausted, found["repair"], rules)]
     tables: dict[str, Sequence[Mapping[str, Any]]] = {"exhausted faces": rows}
+    tables["artifacts"] = search.artifacts()
     if exhausted:
         tables["in the service"] = in_the_service(found, config.max_tries)
     return Report(metrics, checks, tables=tables)
@@ -154,27 +150,6 @@ def exhaust(
         if excesses[-1] < 0:
             break
     return np.array(codes, dtype=np.float32).reshape(len(codes), rules.manifold.dim), np.array(excesses)
-
-
-def _faces(
-    config: RepairCodesConfig, context: RunContext, rng: np.random.Generator
-) -> tuple[Sequence[SearchedFace], Rules]:
-    if config.linear:
-        linear, manifold = linear_faces(config.faces, seed=config.seed)
-        names = tuple(linear[0].similarities(linear[0].code[None], 0))
-        limits, scales = dict.fromkeys(names, -0.05), dict.fromkeys(names, 0.2)
-        identity_threshold = 1.0
-        faces: Sequence[SearchedFace] = linear
-    else:
-        assembly = assemble(context.store)
-        at_far = assembly.thresholds.at(config.far, SERVING_ORACLES)
-        limits = {name: t.privacy_threshold - config.margin * t.impostor_std for name, t in at_far.items()}
-        scales = {name: t.impostor_std for name, t in at_far.items()}
-        manifold, identity_threshold = assembly.manifold, config.identity_threshold
-        crops = source_crops(config.folder, config.landmarks, config.half, config.faces, assembly, rng)
-        faces = served_faces(crops, assembly, context.store, steps=config.steps, seed=config.seed)
-    basis = principal_directions(manifold.bank, min(config.subspace, manifold.dim))
-    return faces, Rules(manifold, limits, scales, identity_threshold, config.budget, basis)
 
 
 def _repair(
@@ -301,5 +276,5 @@ JOB = Job(
     config=RepairCodesConfig,
     run=run,
     wants_large_malloc_thresholds=True,
-    presets={"smoke": {"linear": True, "max_tries": 2}},
+    presets={"smoke": {"linear": True, "faces": 60, "max_tries": 2, "max_exhausted": 16}},
 )

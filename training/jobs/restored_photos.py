@@ -15,7 +15,7 @@ from models.encoder.landmark_code import INNER_LANDMARKS
 from models.faces.alignment import crop_template, sample_crop, similarity_transform
 from models.faces.degradation import estimate_degradation
 from models.faces.detection import MtcnnDetector
-from models.faces.restoration import CropRestorer, Grade, restore_crop
+from models.faces.restoration import CropRestorer, restore_crop
 from models.oracles.ensemble import load_ensemble
 from models.oracles.networks.landmarks68 import load_landmarks
 from models.oracles.thresholds import load_thresholds
@@ -25,16 +25,18 @@ from training.audit.faces import central_face
 from training.data.degraded_faces import add_noise, compress, psnr
 from training.data.face_crops import to_tensor
 from training.jobs.calibrate_oracles import Half, pick_photos, read_landmarks
+from training.jobs.restorer_peers import Way
 
 Crops = list[NDArray[np.uint8]]
-Way = Callable[[NDArray[np.uint8], Grade], NDArray[np.uint8]]
 
-_DAMAGES: Final[dict[str, Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]]] = {
+DAMAGES: Final[Mapping[str, Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]]] = {
     "noise 10": lambda photo, rng: add_noise(photo, 10, rng),
     "noise 25": lambda photo, rng: add_noise(photo, 25, rng),
     "JPEG 20": lambda photo, _: compress(photo, 20),
     "JPEG 10": lambda photo, _: compress(photo, 10),
 }
+"""Ways to damage a photo (h, w, 3) uint8: noise by its deviation in gray levels, JPEG by its quality."""
+
 _BARE: Final = "no restorer"
 _RESTORER: Final = "restorer"
 _EYES: Final = (slice(19, 25), slice(25, 31))  # of the 51 inner landmarks
@@ -106,7 +108,7 @@ def measure_photos(
         _RESTORER: lambda crop, grade: restore_crop(crop, grade).crop,
     }
     details: list[dict[str, Any]] = []
-    for damage, apply in _DAMAGES.items():
+    for damage, apply in DAMAGES.items():
         damaged = [apply(photo, rng) for photo in photos]
         crops = [sample_crop(photo, matrix) for photo, matrix in zip(damaged, matrices, strict=True)]
         grades = [
@@ -138,11 +140,11 @@ def _service_rows(details: list[dict[str, Any]], peers: list[str]) -> list[dict[
 
     bare = [
         row(f"restores crops, {damage}, against none", measure, _BARE, [damage])
-        for damage in _DAMAGES
+        for damage in DAMAGES
         for measure in measures
     ]
     tuned = [
-        row(f"restores crops, mean of 4 damages, against tuned {peer}", measure, peer, list(_DAMAGES))
+        row(f"restores crops, mean of 4 damages, against tuned {peer}", measure, peer, list(DAMAGES))
         for peer in peers
         for measure in measures
     ]

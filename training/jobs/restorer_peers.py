@@ -1,4 +1,7 @@
-"""Plain ways to restore a crop, tuned on the same damaged crops: total variation and non-local means."""
+"""Plain ways to restore a crop, tuned on the same damaged crops: total variation and non-local means.
+
+`WayRestorer` puts any of them into the service behind the gate of a learned restorer.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.faces.restoration import Field, Grade, Kind, restore_crop
-from training.data.degraded_faces import DegradedFace
+from models.faces.alignment import AlignedFace
+from models.faces.degradation import estimate_degradation
+from models.faces.restoration import CropRestorer, Field, Grade, Kind, restore_crop
+from training.data.degraded_faces import DegradedFace, compression, degrade_face, noise_of_level
 
 Restore = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+Way = Callable[[NDArray[np.uint8], Grade], NDArray[np.uint8]]
+"""A damaged crop and the grade that the gate chose for it, to the restored crop."""
 
 # Ratios of 1.5: halfway between two of them lies within .1 dB of the best.
 _TV_WEIGHTS = tuple(0.008 * 1.5**step for step in range(8))
@@ -65,3 +72,61 @@ def log_error(faces: Sequence[DegradedFace], restore: Restore) -> float:
     """Mean logarithm of the mean squared error, so that every crop counts alike, as it does in a mean of PSNR."""
     errors = [float(np.square(restore(face.damaged).astype(np.float64) - face.clean).mean()) for face in faces]
     return float(np.mean(np.log(np.maximum(errors, 1e-12)))) if errors else math.nan
+
+
+class WayRestorer(CropRestorer):
+    """A restorer that decides as another one does which crops it treats, and treats them in another way."""
+
+    def __init__(self, restorer: CropRestorer, way: Way) -> None:
+        """Take the gate and the grades of a restorer, and the way.
+
+        Args:
+            restorer: Decides.
+            way: Restores.
+        """
+        super().__init__(restorer.grades, noise_gate=restorer.noise_gate, blockiness_gate=restorer.blockiness_gate)
+        self._way = way
+
+    def of_kind(self, kind: Kind) -> WayRestorer:
+        """Give a restorer of one kind of damage, which leaves every other crop alone."""
+        return WayRestorer(super().of_kind(kind), self._way)
+
+    def restore_face(self, pixels: NDArray[np.uint8], aligned: AlignedFace) -> AlignedFace:
+        """Restore an aligned face cut out of a picture (h, w, 3) uint8 if that is degraded; else it stays the same."""
+        grade = self.grade_for(estimate_degradation(pixels, aligned.matrix, len(aligned.crop)))
+        return aligned if grade is None else AlignedFace(self._way(aligned.crop, grade), aligned.matrix)
+
+
+def tuned_ways(
+    grades: Sequence[Grade], crops: NDArray[np.uint8], qualities: Sequence[int], rng: np.random.Generator
+) -> dict[str, Way]:
+    """Tune the plain ways for every grade of a learned restorer.
+
+    Args:
+        grades: The grades.
+        crops: Clean crops (n, 128, 128, 3) that are damaged for it; a few are enough.
+        qualities: JPEG qualities of the grades for blocks, the strongest compression where the level is largest.
+        rng: Draws the damage.
+
+    Returns:
+        Name to way.
+
+    Raises:
+        ValueError: There are not as many qualities as grades for blocks.
+    """
+    blocks = sorted((grade for grade in grades if grade.kind == "blocks"), key=lambda grade: grade.level)
+    if len(blocks) != len(qualities):
+        raise ValueError(f"expected {len(blocks)} JPEG qualities, one for each grade, got {len(qualities)}")
+    quality = dict(zip(map(id, blocks), sorted(qualities, reverse=True), strict=True))
+    variations: dict[int, Grade] = {}
+    strengths: dict[int, float] = {}
+    for grade in grades:
+        noise = grade.kind == "noise"
+        damage = noise_of_level(grade.level, rng) if noise else compression(quality[id(grade)])
+        faces = [degrade_face(crop, damage, rng) for crop in crops]
+        variations[id(grade)] = tuned_variation(faces, grade.kind, grade.level)
+        strengths[id(grade)] = tuned_means(faces)
+    return {
+        "total variation": lambda crop, grade: restore_crop(crop, variations[id(grade)]).crop,
+        "non-local means": lambda crop, grade: non_local_means(crop, strengths[id(grade)]),
+    }

@@ -2,7 +2,7 @@
 
 For each labeled person one harmonic system (D - W + eps I + S) x = S y is solved: W the symmetric k-nearest-neighbor
 graph of embeddings, S a weight on labeled pictures, y one for that person's and zero for the others'. Every picture
-goes to the person with the largest x. The service keeps no embeddings, so that this stays a measurement.
+goes to the person with the largest x. `training.jobs.face_groups` spreads subjects over the faces of a folder so.
 """
 
 from __future__ import annotations
@@ -82,24 +82,13 @@ def spread_labels(
     names = np.unique(people[labeled])
     right = anchors[:, None] * torch.from_numpy(people[:, None] == names).double()
 
-    def by_trees() -> Tensor:
-        columns = []
-        for column in right.unbind(1):
-            quadratic = QuadraticForm(matrix, column)
-            method = block_coordinate_descent(
-                quadratic, selection=greedy_forest(quadratic), update=message_passing_update(quadratic)
-            )
-            state, _ = next(itertools.islice(iterate(method, torch.zeros_like(column), seed=0), steps - 1, None))
-            columns.append(state.x)
-        return torch.stack(columns, dim=1)
-
     named, residuals, seconds = {}, {}, {}
     for way, solve in (
-        ("trees", by_trees),
-        ("conjugate gradients", lambda: _conjugate_gradients(matrix, right, steps)),
+        ("trees", tree_solutions),
+        ("conjugate gradients", conjugate_gradients),
     ):
         begin = time.process_time()
-        found = solve()
+        found = solve(matrix, right, steps)
         seconds[way] = time.process_time() - begin
         residuals[way] = float(torch.linalg.norm(matrix @ found - right) / torch.linalg.norm(right))
         named[way] = names[found.argmax(1).numpy()]
@@ -107,6 +96,28 @@ def spread_labels(
     named["nearest neighbor"] = people[labeled][(embeddings @ embeddings[labeled].T).argmax(1)]
     seconds["nearest neighbor"] = time.process_time() - begin
     return SpreadLabels(named, residuals, seconds)
+
+
+def tree_solutions(matrix: Tensor, right: Tensor, steps: int) -> Tensor:
+    """Solve for each column from zero by exact block steps on greedy forests.
+
+    Args:
+        matrix: Symmetric positive definite (n, n).
+        right: Right-hand sides (n, m).
+        steps: Of each column.
+
+    Returns:
+        The solutions (n, m).
+    """
+    columns = []
+    for column in right.unbind(1):
+        quadratic = QuadraticForm(matrix, column)
+        method = block_coordinate_descent(
+            quadratic, selection=greedy_forest(quadratic), update=message_passing_update(quadratic)
+        )
+        state, _ = next(itertools.islice(iterate(method, torch.zeros_like(column), seed=0), steps - 1, None))
+        columns.append(state.x)
+    return torch.stack(columns, dim=1)
 
 
 def pair_scores(people: NDArray[np.int64], named: NDArray[np.int64]) -> tuple[float, float]:
@@ -147,8 +158,8 @@ def cluster_rows(found: SpreadLabels, people: NDArray[np.int64], labeled: NDArra
     return rows
 
 
-def _conjugate_gradients(matrix: Tensor, right: Tensor, steps: int) -> Tensor:
-    """Solve for all columns at once, with the diagonal as preconditioner and the matrix sparse."""
+def conjugate_gradients(matrix: Tensor, right: Tensor, steps: int) -> Tensor:
+    """Solve for all columns at once, with the diagonal as preconditioner the matrix sparse; as `tree_solutions`."""
     sparse, scale = matrix.to_sparse(), matrix.diagonal()[:, None]
     x, residual = torch.zeros_like(right), right.clone()
     scaled = residual / scale

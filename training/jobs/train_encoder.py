@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.encoder.attributes import DEGRADED_SIZE, AttributeEncoder, FaceAttributes, degrade
@@ -20,6 +21,7 @@ from models.faces.alignment import face_mask
 from models.oracles.networks.landmarks68 import load_landmarks
 from training.data.face_crops import CropSet, augment, contact_sheet, load_crop_set, to_tensor
 from training.data.face_embeddings import cached_embeddings
+from training.jobs.certificates import summarize_looks
 from training.jobs.publishing import publish_modules, write_sheet
 from training.objectives.disentanglement import IdentityProbe, LowResolutionDecoder, attribute_rate
 from training.objectives.encoder_loss import LossWeights, encoder_terms, load_loss_weights
@@ -50,12 +52,21 @@ class TrainEncoderConfig(JobConfig):
     adversary_start: float = Field(0.2, ge=0, le=1)
     adversary_steps: int = Field(2, ge=1, description="probe steps per encoder step")
     restart_every: int = Field(250, ge=1, description="steps after which the probe starts anew")
-    certify_every: int = Field(0, ge=0, description="steps between certificates of encoder against probe; 0: none")
+    certify_every: int = Field(100, ge=0, description="steps between certificates of encoder against probe; 0: none")
     certificate_damping: float = Field(0.0, ge=0, description="curvature granted to both players' last layers")
     clamp_steps: bool = Field(False, description="bound the moves of both last layers by the certified step")
     ema_decay: float = Field(0.99, ge=0, lt=1)
     evaluate_every: int = Field(100, ge=1)
     publish: bool = True
+
+    @model_validator(mode="after")
+    def _can_certify(self) -> Self:
+        # without damping the probe, whose cosine ignores the scale of its last layer, leaves no certificate to go by
+        if self.clamp_steps and not (self.certify_every and self.certificate_damping):
+            raise ValueError(
+                "clamp_steps needs certify_every and certificate_damping above 0: there is no step to keep"
+            )
+        return self
 
 
 def run(config: TrainEncoderConfig, context: RunContext) -> Report:
@@ -67,6 +78,7 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
 
     Returns:
         The report; its checks compare the identity probe with chance and the noise of the landmarks with their spread.
+        Its table of certificates, like its metrics about them, holds the looks since the run was last resumed.
     """
     torch.manual_seed(config.seed)
     rng = torch.Generator().manual_seed(config.seed)
@@ -97,6 +109,7 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
         config.optimizer, [*model.parameters(), *decoder.parameters()], config.learning_rate, config.matrix_ratio
     )
     watch = StepWatch(last_layers(model, probe), damping=config.certificate_damping, seed=config.seed)
+    looks: list[dict[str, float]] = []
     probe_optimizer = torch.optim.AdamW(probe.parameters(), 2e-3)
     state: dict[str, nn.Module] = {"model": model, "average": average, "decoder": decoder, "probe": probe}
     optimizers = {"optimizer": optimizer, "probe_optimizer": probe_optimizer}
@@ -118,7 +131,8 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
         terms = encoder_terms(decoded, target, weight, learned, code, wanted, probe if playing else None)
         loss = weights.total(terms)
         if config.certify_every and playing and step % config.certify_every == 0:
-            context.log({"step": step, **watch.look([loss, 1 - (probe(code) * wanted).sum(1).mean()])})
+            looks.append({"step": step, **watch.look([loss, 1 - (probe(code) * wanted).sum(1).mean()])})
+            context.log(looks[-1])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -155,8 +169,7 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
 
     metrics = _evaluate(averaged, decoder, held_out, held_codes, mask)
     metrics["identity_variance_kept"] = kept
-    if watch.looks:
-        metrics["share_certified"] = watch.certified / watch.looks
+    metrics |= {name: value for name, value in summarize_looks(looks).items() if math.isfinite(value)}
     metrics["probe_cosine"] = fresh_probe_cosine(averaged, train_set, train_codes, held_out, held_codes, rng)
     checks = (
         Check("noise of a landmark over the spread of landmarks", 0.8, metrics["landmark_ratio"], relation="at_most"),
@@ -166,7 +179,8 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
     if config.publish and step == config.steps:
         parts = {"identity": identity, "attributes": average}
         artifact = publish_modules(context, "face-encoder", parts, metrics=metrics, config=config)
-    return Report(metrics=metrics, checks=checks, artifacts=(artifact,) if artifact else ())
+    artifacts = (artifact,) if artifact else ()
+    return Report(metrics=metrics, checks=checks, artifacts=artifacts, tables={"certificates": looks} if looks else {})
 
 
 def encoder_optimizer(

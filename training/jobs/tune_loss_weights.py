@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from training.algorithm import iterate
-from training.jobs.encoder_trial import (
-    TrialFaces,
-    TrialSettings,
-    evaluate_trial,
-    train_trial,
-    trial_faces,
-    trial_mask,
-)
+from training.jobs.encoder_trial import TrialSettings, trial_faces, trial_mask
+from training.jobs.loss_weight_search import LARGEST, SMALLEST, Choice, finest, grid, scattered, search
+from training.jobs.paired_trials import Change, train_pairs
 from training.jobs.publishing import PROVENANCE, WEIGHTS_LICENSE
 from training.objectives.encoder_loss import ARTIFACT_NAME, FILE_NAME, LossWeights
 from training.optimizers.bilevel.lv_hba import GRADIENTS_PER_STEP, lv_hba
@@ -31,7 +23,7 @@ from training.runs.context import RunContext
 from training.runs.job import Job, Source
 from training.runs.report import Check, Report
 
-_SMALLEST, _LARGEST = (1e-5, 1e-3), (1e-2, 1e1)  # weights of rate and leak
+_JUDGED = {"reconstruction": "held-out reconstruction error", "fresh_probe": "cosine of a fresh probe (leak)"}
 _SCALE = 30.0  # of both levels; derivatives are then of order one
 
 
@@ -50,22 +42,14 @@ class TuneLossWeightsConfig(JobConfig):
     )
     steps: int = Field(3000, ge=1, description="LV-HBA steps; the searches get as many gradients")
     candidates: int = Field(49, ge=4, description="pairs of weights that each search tries")
-    trial_steps: int = Field(50, ge=0, description="steps of a short training with either weights; 0 for none")
-    trial_seeds: int = Field(2, ge=1)
-    publish: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """Weights per nat and per explained share, the largest leak over the limit on the way, gradients spent."""
-
-    weights: Tensor
-    violation: float
-    gradients: int
+    trial_steps: int = Field(200, ge=0, description="steps of a short training with either weights; 0 for none")
+    trial_seeds: int = Field(3, ge=1, description="pairs of short trainings")
+    probe_steps: int = Field(100, ge=1, description="steps of the fresh probe on the code of a short training")
+    publish: bool = Field(False, description="publish and promote the weights when they are sound")
 
 
 def run(config: TuneLossWeightsConfig, context: RunContext) -> Report:
-    """Tune, compare with the searches and the hand-set weights, publish `loss-weights` if asked.
+    """Tune, compare with the searches and the hand-set weights, publish `loss-weights` if asked and sound.
 
     The proxy's leak is the share of the code that a linear probe explains, about the square of the cosine that
     train-encoder pays for, so a weight w of the share is the weight 2 sqrt(limit) w of the cosine at the limit.
@@ -75,7 +59,8 @@ def run(config: TuneLossWeightsConfig, context: RunContext) -> Report:
         context: Run directory, store and metrics.
 
     Returns:
-        The report: what each choice reaches on the proxy with the lower level solved exactly, and in short trainings.
+        The report: what each choice reaches on the proxy with the lower level solved exactly, and what the tuned
+        weights change in short trainings of the encoder.
     """
     faces = trial_faces(config.faces, config.max_faces, config.seed, context.store)
     _, pixel_weight = trial_mask()
@@ -83,14 +68,14 @@ def run(config: TuneLossWeightsConfig, context: RunContext) -> Report:
     proxy = fit_proxy(pictures, faces.codes, faces.held, components=config.components)
     hand, limit = _hand_set(config, proxy)
     chosen = {
-        "hand-set": _Choice(hand, max(0.0, float(proxy.leak @ proxy.lower_solution(hand)) - limit), 0),
+        "hand-set": Choice(hand, max(0.0, float(proxy.leak @ proxy.lower_solution(hand)) - limit), 0),
         "LV-HBA": _lv_hba(config, proxy, limit, hand, context),
-        "grid search": _search(proxy, limit, _grid(config.candidates), GRADIENTS_PER_STEP * config.steps),
-        "random search": _search(
-            proxy, limit, _random(config.candidates, config.seed), GRADIENTS_PER_STEP * config.steps
+        "grid search": search(proxy, limit, grid(config.candidates), GRADIENTS_PER_STEP * config.steps),
+        "random search": search(
+            proxy, limit, scattered(config.candidates, config.seed), GRADIENTS_PER_STEP * config.steps
         ),
     }
-    chosen["fine grid, exact lower level"] = _reference(proxy, limit)
+    chosen["fine grid, exact lower level"] = finest(proxy, limit)
     measured = {name: _measure(proxy, limit, choice) for name, choice in chosen.items()}
     to_cosine = 2 * limit**0.5
     tuned = LossWeights(*(chosen["LV-HBA"].weights * torch.tensor([1.0, to_cosine])).tolist())
@@ -101,22 +86,20 @@ def run(config: TuneLossWeightsConfig, context: RunContext) -> Report:
         **{f"{name} {key}": value for name, row in measured.items() for key, value in row.items()},
     }
     rows = _service_rows(measured, int(faces.held.sum()))
+    changes: Mapping[str, Change] = {}
     if config.trial_steps:
-        trials, more = _trials(config, faces, tuned)
-        metrics |= trials
-        rows += more
-    artifacts = []
-    if config.publish:
-        reference = context.publish(
-            ARTIFACT_NAME,
-            "loss-weights",
-            {FILE_NAME: tuned.to_json()},
-            metrics=metrics,
-            parents={"face-encoder": str(context.store.promoted("face-encoder"))} if config.faces else {},
-            license=WEIGHTS_LICENSE,
-            provenance={"data": PROVENANCE},
+        hand_set = LossWeights(config.hand_rate, config.hand_leak)
+        changes = train_pairs(
+            faces,
+            *(TrialSettings(steps=config.trial_steps, weights=weights) for weights in (hand_set, tuned)),
+            seeds=config.trial_seeds,
+            probe_steps=config.probe_steps,
+            log=context.log,
         )
-        artifacts.append(reference)
+        rows += _trial_rows(changes, config)
+    sound = is_sound(measured["LV-HBA"]["leak"], limit, changes)
+    metrics["sound"] = float(sound)
+    artifacts = (_publish(context, config, tuned, metrics, changes),) if config.publish and sound else ()
     best = min(measured["grid search"]["utility"], measured["random search"]["utility"])
     checks = (
         Check("leak of the tuned weights over the limit", 1.0, measured["LV-HBA"]["leak"] / limit, 1e-6, "at_most"),
@@ -128,10 +111,41 @@ def run(config: TuneLossWeightsConfig, context: RunContext) -> Report:
             "at_most",
         ),
     )
-    table = [{"weights": name, **row} for name, row in measured.items()]
-    return Report(
-        metrics, checks, artifacts, tables={"Choices of weights, on the proxy": table, "in the service": rows}
-    )
+    tables = {
+        "Choices of weights, on the proxy": [{"weights": name, **row} for name, row in measured.items()],
+        "Short trainings, tuned less hand-set with 95 % interval": [
+            {
+                "measure": name,
+                "hand-set": change.without,
+                "tuned": change.with_it,
+                "difference": change.with_it - change.without,
+                "lower": change.lower,
+                "upper": change.upper,
+                "people": change.people,
+                "seeds": change.seeds,
+            }
+            for name, change in changes.items()
+        ],
+        "in the service": rows,
+    }
+    return Report(metrics, checks, artifacts, tables=tables)
+
+
+def is_sound(leak: float, limit: float, changes: Mapping[str, Change]) -> bool:
+    """Whether tuned weights may be published.
+
+    Args:
+        leak: What they lead to on the proxy.
+        limit: Largest leak allowed there.
+        changes: Of the short trainings, tuned against hand-set; empty where there were none.
+
+    Returns:
+        True when the limit is kept on the proxy, and neither the encoder's reconstruction nor what a fresh probe reads
+        in its code is clearly worse than with the hand-set weights. Weights that trained nothing are not sound.
+    """
+    judged = [changes[name] for name in _JUDGED if name in changes]
+    kept = leak <= limit * (1 + 1e-6)
+    return kept and len(judged) == len(_JUDGED) and not any(change.is_loss for change in judged)
 
 
 def _hand_set(config: TuneLossWeightsConfig, proxy: LossWeightProxy) -> tuple[Tensor, float]:
@@ -148,8 +162,8 @@ def _hand_set(config: TuneLossWeightsConfig, proxy: LossWeightProxy) -> tuple[Te
 
 def _lv_hba(
     config: TuneLossWeightsConfig, proxy: LossWeightProxy, limit: float, start: Tensor, context: RunContext
-) -> _Choice:
-    low, high = (torch.tensor(bound, dtype=torch.float64).log() for bound in (_SMALLEST, _LARGEST))
+) -> Choice:
+    low, high = (torch.tensor(bound, dtype=torch.float64).log() for bound in (SMALLEST, LARGEST))
     method = lv_hba(
         proxy.problem(limit, scale=_SCALE),
         project=proxy.projection(limit, low, high),
@@ -167,60 +181,12 @@ def _lv_hba(
     weights = state.x[:2].exp()
     weights[1] += proxy.leak_weight(float(state.multiplier[0]), scale=_SCALE)
     # train-encoder has no constraint: what the iterates still owe to it is paid by the weight
-    while float(proxy.leak @ proxy.lower_solution(weights)) > limit and float(weights[1]) < _LARGEST[1]:
+    while float(proxy.leak @ proxy.lower_solution(weights)) > limit and float(weights[1]) < LARGEST[1]:
         weights[1] *= 1.02
-    return _Choice(weights, violation, info.gradients)
+    return Choice(weights, violation, info.gradients)
 
 
-def _search(proxy: LossWeightProxy, limit: float, candidates: Iterable[Tensor], gradients: int) -> _Choice:
-    """The plain way: solve the lower level for every pair, keep the best that obeys the limit.
-
-    The lower level is a sum over the shares, so each gradient is scaled by the curvature: a strong plain way.
-    """
-    pairs = list(candidates)
-    steps = gradients // len(pairs)
-    best, utility, violation = pairs[0], float("inf"), 0.0
-    for weights in pairs:
-        shares = torch.full_like(proxy.worth, 0.5)
-        for _ in range(steps):
-            slope = weights[0] / (2 * (1 - shares).square()) - proxy.worth + weights[1] * proxy.leak
-            shares = (shares - slope * (1 - shares) ** 3 / weights[0]).clamp(0.0, LARGEST_SHARE)
-        over = float(proxy.leak @ shares) - limit
-        violation = max(violation, over)
-        if over <= 0 and float(proxy.validation(shares)) < utility:
-            best, utility = weights, float(proxy.validation(shares))
-    return _Choice(best, violation, steps * len(pairs))
-
-
-def _reference(proxy: LossWeightProxy, limit: float) -> _Choice:
-    """The best of 7200 pairs by the closed form of the lower level, which no network has: how much there is to gain."""
-    axes = [
-        torch.logspace(float(np.log10(low)), float(np.log10(high)), count, dtype=torch.float64)
-        for low, high, count in zip(_SMALLEST, _LARGEST, (60, 120), strict=True)
-    ]
-    pairs = [torch.stack(pair) for pair in itertools.product(*axes)]
-    found = [(weights, proxy.lower_solution(weights)) for weights in pairs]
-    allowed = [(weights, shares) for weights, shares in found if float(proxy.leak @ shares) <= limit]
-    best, _ = min(allowed, key=lambda pair: float(proxy.validation(pair[1])))
-    return _Choice(best, 0.0, 0)
-
-
-def _grid(count: int) -> list[Tensor]:
-    side = int(count**0.5)
-    axes = [
-        torch.logspace(float(np.log10(low)), float(np.log10(high)), side, dtype=torch.float64)
-        for low, high in zip(_SMALLEST, _LARGEST, strict=True)
-    ]
-    return [torch.stack(pair) for pair in itertools.product(*axes)]
-
-
-def _random(count: int, seed: int) -> list[Tensor]:
-    rng = torch.Generator().manual_seed(seed)
-    low, high = (torch.tensor(bound, dtype=torch.float64).log() for bound in (_SMALLEST, _LARGEST))
-    return [(low + (high - low) * torch.rand(2, generator=rng, dtype=torch.float64)).exp() for _ in range(count)]
-
-
-def _measure(proxy: LossWeightProxy, limit: float, choice: _Choice) -> dict[str, float]:
+def _measure(proxy: LossWeightProxy, limit: float, choice: Choice) -> dict[str, float]:
     shares = proxy.lower_solution(choice.weights)
     return {
         "rate weight": float(choice.weights[0]),
@@ -254,29 +220,43 @@ def _service_rows(measured: dict[str, dict[str, float]], n: int) -> list[dict[st
     ]
 
 
-def _trials(
-    config: TuneLossWeightsConfig, faces: TrialFaces, tuned: LossWeights
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Train with either weights and measure error and leak on held-out faces; means over the seeds."""
-    arms = {"hand-set": LossWeights(config.hand_rate, config.hand_leak), "tuned": tuned}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
-    for seed, (name, weights) in itertools.product(range(config.trial_seeds), arms.items()):
-        trial = train_trial(faces, TrialSettings(steps=config.trial_steps, seed=seed, weights=weights))
-        found[name].append(evaluate_trial(faces, trial.average, trial, probe_steps=60))
-    mean = {name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for name, rows in found.items()}
-    words = {"reconstruction": "held-out reconstruction error", "fresh_probe": "cosine of a fresh probe (leak)"}
-    rows = [
+def _trial_rows(changes: Mapping[str, Change], config: TuneLossWeightsConfig) -> list[dict[str, Any]]:
+    names = {**_JUDGED, "rate": "rate of the code, nats"}
+    return [
         {
             "method": "lv_hba",
-            "job": f"short training of the encoder ({config.trial_steps} steps), against hand-set weights",
+            "job": f"train-encoder for {config.trial_steps} steps, {config.trial_seeds} seeds; plain: hand-set weights",
             "measure": text,
-            "without": mean["hand-set"][key],
-            "with": mean["tuned"][key],
-            "n": config.trial_seeds,
+            "without": changes[key].without,
+            "with": changes[key].with_it,
+            "n": changes[key].people,
         }
-        for key, text in words.items()
+        for key, text in names.items()
     ]
-    return {f"trial {name} {key}": value for name, row in mean.items() for key, value in row.items()}, rows
+
+
+def _publish(
+    context: RunContext,
+    config: TuneLossWeightsConfig,
+    tuned: LossWeights,
+    metrics: Mapping[str, float],
+    changes: Mapping[str, Change],
+) -> str:
+    """Publish and promote the weights with what the trainings said; nothing reads them that does not ask for them."""
+    sides = {name: {"hand-set": change.without, "tuned": change.with_it} for name, change in changes.items()}
+    reference = context.publish(
+        ARTIFACT_NAME,
+        "loss-weights",
+        {FILE_NAME: tuned.to_json()},
+        config={"settings": config.model_dump(mode="json")},
+        metrics={key: metrics[key] for key in ("limit", "weight_rate", "weight_leak")}
+        | {f"{name}, {side}": value for name, values in sides.items() for side, value in values.items()},
+        parents={"face-encoder": str(context.store.promoted("face-encoder"))} if config.faces else {},
+        license=WEIGHTS_LICENSE,
+        provenance={"data": PROVENANCE},
+    )
+    context.store.set_promoted(ARTIFACT_NAME, reference.partition("@")[2])
+    return reference
 
 
 JOB = Job(

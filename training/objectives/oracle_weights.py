@@ -11,8 +11,8 @@ with the excess in units in which 1 is large. With excesses in [0, 1], against a
     sum_t excess_k,t  <=  sum_t (w_t / K) . excess_t + log(K) / eta + eta T / 8
 
 (exponential weights, Y. Freund, R. Schapire, "A decision-theoretic generalization of on-line learning", 1997): what the
-weighted hinge drives down, the worst oracle follows. The update is that of
-`training.optimizers.first_order.exponentiated_gradient` with minus the excess for a gradient.
+weighted hinge drives down, the worst oracle follows. The step is
+`training.optimizers.first_order.exponentiated_gradient` with minus the excess for a gradient, up to a constant.
 
 Differs: weights keep a floor, so that an oracle that was harmless for long is heard within a few steps.
 """
@@ -23,14 +23,21 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.algorithm import require_positive
+from training.objectives.privacy import privacy_hinge
+from training.optimizers.first_order.exponentiated_gradient import exponentiated_gradient
+from training.problems import StochasticObjective
 
 
-class OracleWeights:
-    """Weights of the oracles, positive and of sum K; all 1 at the start, which is the plain hinge."""
+class OracleWeights(nn.Module):
+    """Weights of the oracles, positive and of sum K; all 1 at the start, which is the plain hinge.
+
+    A module only so that its shares are saved with a training and restored: `training.runs.checkpoint`.
+    """
+
+    shares: Tensor
 
     def __init__(self, names: Sequence[str], *, step_size: float = 0.5, unit: float = 0.1, floor: float = 0.05) -> None:
         """Start with equal weights.
@@ -44,24 +51,26 @@ class OracleWeights:
         Raises:
             ValueError: A setting is out of range, or the names are not distinct.
         """
+        super().__init__()
         require_positive(step_size=step_size, unit=unit)
         if not 0 <= floor < 1:
             raise ValueError(f"floor must lie in [0, 1), got {floor}")
         if not names or len(set(names)) != len(names):
             raise ValueError(f"names must be distinct and at least one, got {list(names)}")
         self._names = tuple(names)
-        self._rate = step_size / unit
+        self._step_size = step_size
+        self._unit = unit
         self._floor = floor
-        self._logits = [0.0] * len(names)
+        self._rng = torch.Generator()  # asked for by the algorithm; its gradient here draws nothing
+        self.register_buffer("shares", torch.ones(len(names), dtype=torch.float64))
 
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each oracle."""
-        top = max(self._logits)
-        raw = [math.exp(logit - top) for logit in self._logits]
+        raw = self.shares.tolist()
         count, total = len(raw), sum(raw)
         return {
-            name: self._floor + (1 - self._floor) * count * value / total
+            name: self._floor + (1 - self._floor) * (count * value / total)
             for name, value in zip(self._names, raw, strict=True)
         }
 
@@ -80,19 +89,21 @@ class OracleWeights:
         Raises:
             ValueError: An oracle is missing, or its excess is not finite.
         """
-        steps: list[float] = []
+        means: list[float] = []
         for name in self._names:
             if name not in excess:
                 raise ValueError(f"no excess of oracle {name!r}")
-            value = float(torch.as_tensor(excess[name]).detach().float().clamp_min(0).mean())
+            value = float(torch.as_tensor(excess[name]).detach().double().clamp_min(0).mean())
             if not math.isfinite(value):
                 raise ValueError(f"the excess of oracle {name!r} must be finite, got {value}")
-            steps.append(self._rate * value)
-        moved = [logit + step for logit, step in zip(self._logits, steps, strict=True)]
-        top = max(moved)
-        # Beyond the floor a logit says nothing but keeps an oracle from coming back.
-        lowest = math.log(self._floor / len(moved)) if self._floor > 0 else -math.inf
-        self._logits = [max(logit - top, lowest) for logit in moved]
+            means.append(value)
+        # Only ratios of shares count: the worst oracle stays and the others shrink, so that clipping bounds a ratio.
+        gradient = (max(means) - torch.tensor(means, dtype=torch.float64)) / self._unit
+        ascent = exponentiated_gradient(StochasticObjective(lambda x, _: gradient), step_size=self._step_size)
+        state, _ = ascent.step(ascent.init(self.shares, self._rng), self._rng)
+        # Beyond the floor a share says nothing but keeps an oracle from coming back.
+        lowest = max(self._floor / len(means), torch.finfo(torch.float64).tiny)
+        self.shares.copy_((state.x / state.x.max()).clamp(min=lowest))
 
     def hinge(self, drawn: Mapping[str, Tensor], source: Mapping[str, Tensor], limits: Mapping[str, float]) -> Tensor:
         """Weighted form of `training.objectives.privacy.privacy_hinge`, equal to it at equal weights.
@@ -105,13 +116,4 @@ class OracleWeights:
         Returns:
             Penalties, (n,), not negative.
         """
-        weights = self.weights
-        excess = oracle_excess(drawn, source, limits)
-        return torch.stack([weights[name] * value for name, value in excess.items()]).sum(0)
-
-
-def oracle_excess(
-    drawn: Mapping[str, Tensor], source: Mapping[str, Tensor], limits: Mapping[str, float]
-) -> dict[str, Tensor]:
-    """Excess of the similarity over the limit for each oracle, (n,), not negative: the parts of the privacy hinge."""
-    return {name: F.relu((drawn[name] * source[name]).sum(1) - limit) for name, limit in limits.items()}
+        return privacy_hinge(drawn, source, limits, self.weights)

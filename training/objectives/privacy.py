@@ -13,19 +13,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def privacy_hinge(drawn: Mapping[str, Tensor], source: Mapping[str, Tensor], limits: Mapping[str, float]) -> Tensor:
+def oracle_excess(
+    drawn: Mapping[str, Tensor], source: Mapping[str, Tensor], limits: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Excess of the similarity over the limit for each oracle, (n,), not negative: the parts of the privacy hinge."""
+    return {name: F.relu((drawn[name] * source[name]).sum(1) - limit) for name, limit in limits.items()}
+
+
+def privacy_hinge(
+    drawn: Mapping[str, Tensor],
+    source: Mapping[str, Tensor],
+    limits: Mapping[str, float],
+    weights: Mapping[str, float] | None = None,
+) -> Tensor:
     """Excess of the similarity over the limit, summed over the oracles.
 
     Args:
         drawn: Unit embeddings of drawn faces, oracle to (n, d_k).
         source: Unit embeddings of the source faces, oracle to (n, d_k).
         limits: Largest allowed cosine similarity of each oracle.
+        weights: Weight of each oracle, see `training.objectives.oracle_weights`; without, each counts once.
 
     Returns:
         Penalties, (n,), not negative; zero with zero gradient where every similarity is below its limit.
+
+    Raises:
+        ValueError: There are weights, but not for each oracle with a limit.
     """
-    excess = [F.relu((drawn[name] * source[name]).sum(1) - limit) for name, limit in limits.items()]
-    return torch.stack(excess).sum(0)
+    excess = oracle_excess(drawn, source, limits)
+    if weights is not None:
+        if missing := sorted(excess.keys() - weights.keys()):
+            raise ValueError(f"no weight of {', '.join(missing)}")
+        excess = {name: weights[name] * value for name, value in excess.items()}
+    return torch.stack(list(excess.values())).sum(0)
 
 
 def identity_transfer(code: Tensor, wanted: Tensor) -> Tensor:

@@ -71,6 +71,14 @@ PURPOSES: Mapping[str, Purpose] = {
         "Search for people: its bank holds synthetic people only.",
         "As narrow as its bank: some two thousand synthetic adults.",
     ),
+    "loss-weights": Purpose(
+        "Loss weights of the encoder",
+        "Weights of rate and leak for `doppel-train run train-encoder --set loss_weights=VERSION`, tuned under a limit "
+        "on what a linear probe reads in a small proxy. The service never reads them.",
+        "Other losses, codes or resolutions: the weights are those of one sum of terms, and its units.",
+        "Nothing in the problem limits the rate, which grows about fivefold, and with it the bound on what a code can "
+        "tell. Compared in trainings of 200 steps only; the shipped encoder was trained with the hand-set weights.",
+    ),
     "match-calibrators": Purpose(
         "Match calibrators",
         "Turn an oracle's similarity into the probability, at equal priors, that source and released face show one "

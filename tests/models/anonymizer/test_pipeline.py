@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from dataclasses import replace
@@ -354,14 +355,28 @@ def test_without_issuer_or_subject_a_face_is_drawn_fresh(has_issuer: bool, key: 
     assert release.status is Status.ANONYMIZED
 
 
-def test_a_resolver_names_the_subjects_of_several_faces(rig: Any, studio: Any) -> None:
+def test_a_resolver_is_told_digest_and_relative_box_and_names_the_subjects_of_several_faces(
+    rig: Any, studio: Any
+) -> None:
     picture = studio.draw_picture(5, ((10, 10), (150, 20)), (300, 180))
     rig.options["pseudonyms"] = issuer(rig, studio)
-    clusters = iter([b"first", None])
-    rig.options["subjects"] = lambda embeddings, scope_key: next(clusters)
-    (release,) = rig.build().anonymize([scoped(rig, picture.encoded(), b"corpus")])
+    asked: list[tuple[bytes, Any]] = []
+
+    def resolve(digest: bytes, box: Any) -> bytes | None:
+        asked.append((digest, box))
+        return b"first" if len(asked) == 1 else None
+
+    rig.options["subjects"] = resolve
+    data = picture.encoded()
+    request = PictureRequest(
+        data, Policy(seed=7, media="png", scope="pseudonym"), scope_key=b"named", corpus_key=b"corpus"
+    )
+    (release,) = rig.build().anonymize([request])
     assert sorted(face.status for face in release.verdict.faces) == [Status.ANONYMIZED, Status.PSEUDONYMIZED]
     assert release.status is Status.PSEUDONYMIZED
+    assert {digest for digest, _ in asked} == {hashlib.sha256(data).digest()}
+    for (_, box), face in zip(asked, release.verdict.faces, strict=True):
+        assert np.multiply(box, (300, 180, 300, 180)) == pytest.approx(face.box, abs=1.0)
 
 
 def test_choosing_by_landmarks_takes_the_nearest_and_pays_for_the_choice(rig: Any, studio: Any) -> None:

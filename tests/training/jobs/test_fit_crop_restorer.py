@@ -7,13 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.faces.restoration import load_crop_restorer, restore_crop
+from models.faces.alignment import AlignedFace, crop_template, similarity_transform
+from models.faces.restoration import CropRestorer, load_crop_restorer, restore_crop
 from models.registry.store import ArtifactStore
-from training.data.degraded_faces import DegradedFace, degrade_face, noise_of_level, psnr
+from training.data.degraded_faces import DegradedFace, add_noise, degrade_face, noise_of_level, psnr
 from training.data.drawn_faces import drawn_crop_set
 from training.jobs.fit_crop_restorer import JOB, FitCropRestorerConfig
 from training.jobs.restored_photos import _service_rows
-from training.jobs.restorer_peers import log_error, non_local_means, tuned_means, tuned_variation
+from training.jobs.restorer_peers import (
+    WayRestorer,
+    log_error,
+    non_local_means,
+    tuned_means,
+    tuned_variation,
+    tuned_ways,
+)
 from training.runs.config import resolve_config
 from training.runs.execution import Place, execute
 from training.runs.methods_table import SERVICE_COLUMNS, SERVICE_TABLE
@@ -60,6 +68,32 @@ def test_rows_for_the_service_have_every_damage_against_none_and_every_peer_on_a
     assert all(set(row) == set(SERVICE_COLUMNS) for row in rows)
     assert (rows[3]["without"], rows[3]["with"]) == (2.0, 4.0)
     assert (rows[-1]["without"], rows[-1]["with"], rows[-1]["n"]) == (3.5, 4.5, 7)
+
+
+def test_a_plain_way_behind_the_gate_treats_what_the_restorer_treats_and_nothing_else() -> None:
+    faces = noisy(7.0)
+    learned = CropRestorer([tuned_variation(faces, "noise", 7.0)], noise_gate=2.0, blockiness_gate=1.2)
+    inverted = WayRestorer(learned, lambda crop, grade: 255 - crop).of_kind("noise")
+    matrix = similarity_transform(crop_template(), crop_template())
+    clean = drawn_crop_set(1, 1, 3).crops[0]
+    damaged = add_noise(clean, 20, np.random.default_rng(0))
+    untouched = AlignedFace(clean, matrix)
+    assert inverted.restore_face(clean, untouched) is untouched
+    assert np.array_equal(inverted.restore_face(damaged, AlignedFace(damaged, matrix)).crop, 255 - damaged)
+
+
+def test_the_plain_ways_are_tuned_grade_by_grade_and_need_a_quality_for_each() -> None:
+    faces = noisy(7.0)
+    grades = [tuned_variation(faces, "noise", level) for level in (3.5, 14.0)]
+    crops, rng = drawn_crop_set(2, 1, 5).crops, np.random.default_rng(0)
+    ways = tuned_ways(grades, crops, (), rng)
+    assert set(ways) == {"total variation", "non-local means"}
+    strong = noisy(14.0)
+    for way in ways.values():
+        errors = [log_error(strong, lambda crop, way=way, grade=grade: way(crop, grade)) for grade in grades]  # type: ignore[misc]
+        assert errors[1] < errors[0] - 0.3
+    with pytest.raises(ValueError, match="0 JPEG qualities"):
+        tuned_ways(grades, crops, (20,), rng)
 
 
 @pytest.mark.slow

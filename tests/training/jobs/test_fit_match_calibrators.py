@@ -11,7 +11,7 @@ from models.registry.promotion import PromotionRefusedError
 from models.registry.store import ArtifactStore
 from training.jobs.calibrate_oracles import JOB as CALIBRATE
 from training.jobs.calibrate_oracles import CalibrateOraclesConfig
-from training.jobs.fit_match_calibrators import JOB, FitMatchCalibratorsConfig
+from training.jobs.fit_match_calibrators import JOB, FitMatchCalibratorsConfig, drawn_crops
 from training.jobs.match_curves import (
     Pairs,
     calibration_error,
@@ -153,6 +153,22 @@ def test_calibrators_are_published_promoted_and_loadable(folder, calibrated, tmp
     rows = report.tables["in the service"]
     assert {row["method"] for row in rows} == {"gradient_normalized_smoothness"}
     assert all(set(row) == {"method", "job", "measure", "without", "with", "n"} for row in rows)
+
+
+def test_without_a_folder_other_heads_are_drawn_for_either_half_and_nothing_is_published(calibrated, tmp_path):
+    (tmp_path / "empty").mkdir()
+    context = make_context(tmp_path, ArtifactStore(tmp_path / "empty"))
+    settings = FitMatchCalibratorsConfig(artifacts=calibrated.root, oracles=ORACLES, max_people=5, max_log_loss=1e9)
+    before = calibrated.versions(ARTIFACT)
+    report = JOB.run(settings, context)
+    assert report.artifacts == ()
+    assert calibrated.versions(ARTIFACT) == before
+    assert not list((tmp_path / "empty").iterdir())
+    assert [(row["genuine"], row["impostor"]) for row in report.tables["calibrators"]] == [(5, 10), (5, 10)]
+    # curves of the same pairs would have the same loss on either half
+    fitted, held = (drawn_crops(settings)[half] for half in ("calibration", "test"))
+    assert not np.array_equal(fitted[0], held[0])
+    assert not np.array_equal(fitted[0], fitted[1])
 
 
 def test_a_gate_that_fails_is_published_but_not_promoted(folder, calibrated, tmp_path):

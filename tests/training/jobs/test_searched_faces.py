@@ -9,7 +9,7 @@ import torch
 from models.identity.manifold import IdentityManifold
 from training.jobs.attack_gate import _Verdicts
 from training.jobs.code_repair import principal_directions
-from training.jobs.hinge_from_values import HingeFromValuesConfig, _descend, _estimate, _slope, _tangent
+from training.jobs.hinge_from_values import HingeFromValuesConfig, _descend, _estimate, _slope_above, _tangent
 from training.jobs.repair_codes import Outcome, Rules, exhaust, in_the_service
 from training.jobs.searched_faces import SearchedFace, linear_faces
 from training.optimizers.derivative_free.zeroth_order_family.probes import orthogonal
@@ -81,7 +81,7 @@ def test_a_client_gets_no_more_verdicts_than_the_budget(stand_in: tuple[Searched
         verdicts(torch.zeros(4, 12))
     assert sum(asked) == 10
     assert verdicts.left == 0
-    assert np.isfinite(verdicts.judged)
+    assert np.isfinite(verdicts.judged(face))
 
 
 def test_a_refused_code_costs_more_than_any_that_passes(stand_in: tuple[SearchedFace, IdentityManifold]) -> None:
@@ -90,7 +90,37 @@ def test_a_refused_code_costs_more_than_any_that_passes(stand_in: tuple[Searched
     passed = _Verdicts(face, {"fr_feature": 2.0, "mfn": 2.0}, np.eye(12), 1)(points)
     verdicts = _Verdicts(face, {"fr_feature": 0.1, "mfn": 0.1}, np.eye(12), 1)
     assert float(verdicts(points)) > float(passed)
-    assert np.isnan(verdicts.judged)
+    assert np.isnan(verdicts.judged(face))
+
+
+def test_the_judge_hears_only_the_face_that_is_most_like_the_source_to_the_client(
+    stand_in: tuple[SearchedFace, IdentityManifold],
+) -> None:
+    face, manifold = stand_in
+    heard = []
+
+    class Judge:
+        def heard(self, codes: np.ndarray, noise: int) -> object:
+            heard.append(codes)
+            return face.heard(codes, noise)
+
+    verdicts = _Verdicts(face, {"fr_feature": 2.0, "mfn": 2.0}, np.eye(12), 6)
+    points = torch.from_numpy(manifold.bank[:6]).double()
+    energies = torch.cat([verdicts(points[:4]), verdicts(points[4:])])
+    similarity = verdicts.judged(Judge())  # type: ignore[arg-type]
+    codes = face.code + points.numpy()
+    best = (codes / np.linalg.norm(codes, axis=1, keepdims=True))[int(energies.argmin())]
+    assert [part.shape for part in heard] == [(1, 12)]
+    assert heard[0][0] == pytest.approx(best, abs=1e-6)
+    assert similarity == pytest.approx(float(face.heard(best[None].astype(np.float32), 0)[1]["faceres"][0]))
+
+
+def test_below_its_limit_an_oracle_has_no_slope(stand_in: tuple[SearchedFace, IdentityManifold]) -> None:
+    face, manifold = stand_in
+    code = torch.from_numpy(manifold.bank[0]).double()
+    seen = float(face.similarity("mfn", code[None], 0)[0])
+    assert float(_slope_above(face, "mfn", code, seen + 1e-9).norm()) == 0.0
+    assert float(_slope_above(face, "mfn", code, seen - 1e-9).norm()) > 0.0
 
 
 def test_as_many_orthogonal_probes_as_dimensions_give_the_slope(
@@ -99,7 +129,7 @@ def test_as_many_orthogonal_probes_as_dimensions_give_the_slope(
     face, manifold = stand_in
     code = torch.from_numpy(manifold.bank[0]).double()
     estimate = _estimate(face, "mfn", code, 12, orthogonal, 1e-3, torch.Generator().manual_seed(0))
-    assert torch.allclose(estimate, _tangent(_slope(face, "mfn", code), code), atol=1e-5)
+    assert torch.allclose(estimate, _tangent(_slope_above(face, "mfn", code, -1.0), code), atol=1e-5)
 
 
 def test_ignoring_the_hidden_oracle_leaves_it_higher_than_its_gradient_does(

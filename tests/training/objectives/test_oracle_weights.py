@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.objectives.oracle_weights import OracleWeights, oracle_excess
-from training.objectives.privacy import privacy_hinge
+from training.objectives.oracle_weights import OracleWeights
+from training.objectives.privacy import oracle_excess, privacy_hinge
 from training.optimizers.first_order.exponentiated_gradient import exponentiated_gradient
 from training.problems import StochasticObjective
 
@@ -26,7 +26,7 @@ def embeddings(seed: int) -> dict[str, Tensor]:
 def test_at_the_start_the_weighted_hinge_is_the_plain_one() -> None:
     drawn, source = embeddings(0), embeddings(1)
     weighted = OracleWeights(NAMES).hinge(drawn, source, LIMITS)
-    assert torch.allclose(weighted, privacy_hinge(drawn, source, LIMITS))
+    assert torch.equal(weighted, privacy_hinge(drawn, source, LIMITS))
     assert float(weighted.sum()) > 0
 
 
@@ -50,6 +50,13 @@ def test_without_a_floor_the_update_is_exponentiated_gradient_on_the_simplex() -
         weights.update(dict(zip(NAMES, excess, strict=True)))
     expected = 3 * state.x / state.x.sum()
     assert list(weights.weights.values()) == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_the_worst_of_several_large_excesses_still_wins() -> None:
+    weights = OracleWeights(NAMES, step_size=5.0)
+    weights.update({"first": 1.2, "second": 1.5, "third": 1.4})
+    assert weights.worst == "second"
+    assert weights.weights["second"] > 2
 
 
 def test_no_oracle_outdoes_the_weighted_excess_by_more_than_the_regret_bound() -> None:
@@ -107,6 +114,17 @@ def test_descent_on_the_weighted_hinge_ends_with_a_smaller_worst_excess() -> Non
         return float(history.max())
 
     assert worst_after(adapt=True) < worst_after(adapt=False) - 0.05
+
+
+def test_restored_weights_go_on_as_if_they_had_never_been_away() -> None:
+    excess = {"first": 0.02, "second": 0.11, "third": 0.05}
+    kept, restored = OracleWeights(NAMES), OracleWeights(NAMES)
+    kept.update(excess)
+    restored.load_state_dict(kept.state_dict())
+    for weights in (kept, restored):
+        weights.update(excess)
+    assert kept.weights == restored.weights
+    assert kept.worst == "second"
 
 
 def test_bad_settings_and_missing_or_infinite_excesses_are_refused() -> None:

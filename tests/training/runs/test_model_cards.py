@@ -8,13 +8,14 @@ import pytest
 
 from models.anonymizer.assembly import OPTIONAL_ARTIFACTS, OWN_ARTIFACTS
 from models.registry.store import ArtifactStore
+from training.objectives.encoder_loss import ARTIFACT_NAME as LOSS_WEIGHTS
 from training.runs.model_cards import PURPOSES, model_card
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def test_every_artifact_that_the_service_reads_from_us_has_a_purpose() -> None:
-    assert set(PURPOSES) == {*OWN_ARTIFACTS, *OPTIONAL_ARTIFACTS}
+def test_every_artifact_that_service_or_training_reads_from_us_has_a_purpose() -> None:
+    assert set(PURPOSES) == {*OWN_ARTIFACTS, *OPTIONAL_ARTIFACTS, LOSS_WEIGHTS}
 
 
 @pytest.mark.parametrize("name", PURPOSES)
