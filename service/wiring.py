@@ -200,11 +200,10 @@ def _decode_limits(settings: Settings) -> DecodeLimits:
 
 
 def _detector(settings: Settings) -> UnionDetector:
-    from models.faces.detection import MtcnnDetector, UltraLightDetector, UnionDetector
+    from models.faces.detection import load_detector
     from models.registry.store import ArtifactStore
 
-    network = ArtifactStore(settings.artifacts).resolve("upstream-fr-detect").path("fr_detect.onnx")
-    return UnionDetector([MtcnnDetector(), UltraLightDetector.from_file(network)])
+    return load_detector(ArtifactStore(settings.artifacts))
 
 
 def _describe(settings: Settings, assembly: Assembly) -> tuple[ModelInfo, ...]:

@@ -27,7 +27,7 @@ from models.diffusion.denoiser import FaceDenoiser
 from models.diffusion.generator import FaceGenerator
 from models.encoder.attributes import AttributeEncoder, FaceAttributes
 from models.encoder.variational import IdentityEncoder
-from models.faces.detection import MtcnnDetector, UltraLightDetector, UnionDetector
+from models.faces.detection import UnionDetector, load_detector
 from models.faces.restoration import ARTIFACT_NAME as RESTORER_ARTIFACT
 from models.faces.restoration import CropRestorer, RestorationError, load_crop_restorer
 from models.identity.attribute_match import load_attribute_match
@@ -178,9 +178,7 @@ def assemble(
     identity = load_network(store, "face-encoder", IdentityEncoder, "identity").to(place)
     attributes = load_attributes(store).to(place)
     manifold = load_manifold(store)
-    detector = UnionDetector(
-        [MtcnnDetector(), UltraLightDetector.from_file(store.resolve("upstream-fr-detect").path("fr_detect.onnx"))]
-    )
+    detector = load_detector(store)
     realism_artifact = store.resolve("realism-test")
     files = {entry.path: realism_artifact.read_bytes(entry.path) for entry in realism_artifact.manifest.files}
     try:

@@ -6,6 +6,7 @@ fault in one picture withholds that picture only. No exception leaves `Anonymize
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,6 +197,20 @@ class Anonymizer:
             device=place,
             observer=observer,
         )
+
+    def variant(self, detector: FaceDetector, restorer: CropRestorer | None) -> Anonymizer:
+        """Give the same anonymizer with other first steps; gate, networks, keys and meter are shared.
+
+        Args:
+            detector: searches the sources; the gate keeps its own.
+            restorer: cleans degraded crops before they are encoded; None leaves them as they are.
+
+        Returns:
+            The anonymizer.
+        """
+        other = copy.copy(self)
+        other._detector, other._restorer = detector, restorer
+        return other
 
     def anonymize(self, pictures: Sequence[PictureRequest]) -> list[Release]:
         """Anonymize pictures.

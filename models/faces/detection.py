@@ -23,6 +23,7 @@ from models.faces.heads import center_radius, face_matrix
 from models.faces.mtcnn import MtcnnDetector as MtcnnDetector
 from models.faces.raster import resize
 from models.faces.ultralight import UltraLightDetector as UltraLightDetector
+from models.registry.store import ArtifactStore
 
 _LOOK_AGAIN_SIDE: Final = 160  # px of the region about a missed face, so the face itself is about 80
 
@@ -128,6 +129,22 @@ def _shown_at(look: Look, matrix: NDArray[np.float64]) -> float:
     """Return the mask radius of a known face at which a window sees its face."""
     x, y = look.landmarks[0].mean(axis=0).tolist()
     return center_radius((x, y, x, y), matrix)
+
+
+def load_detector(store: ArtifactStore) -> UnionDetector:
+    """Load the detectors of the service.
+
+    Args:
+        store: Store with the network of the second one.
+
+    Returns:
+        Their union.
+
+    Raises:
+        ArtifactError: The network is missing or damaged.
+    """
+    network = store.resolve("upstream-fr-detect").path("fr_detect.onnx")
+    return UnionDetector([MtcnnDetector(), UltraLightDetector.from_file(network)])
 
 
 def detect_multi_scale(

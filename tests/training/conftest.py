@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -79,3 +80,21 @@ def toy_config() -> Callable[..., ToyConfig]:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(runs=tmp_path / "runs", artifacts=tmp_path / "artifacts")
+
+
+class BlurredEnsemble(nn.Module):
+    """Oracles that look at 8x8 means through a fixed random matrix."""
+
+    def __init__(self, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.maps = {name: torch.randn(3 * 64, dim, generator=rng) for name, dim in dims.items()}
+
+    def forward(self, crops: Tensor) -> dict[str, Tensor]:
+        seen = F.adaptive_avg_pool2d(crops, 8).flatten(1)
+        return {name: F.normalize(seen @ matrix, dim=1) for name, matrix in self.maps.items()}
+
+
+@pytest.fixture(scope="session")
+def blurred_ensemble() -> Callable[[Mapping[str, int]], nn.Module]:
+    return BlurredEnsemble

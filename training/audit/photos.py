@@ -15,7 +15,7 @@ from models.faces.alignment import align_face
 from models.faces.boxes import iou
 from models.faces.detection import FaceDetector
 from models.pictures import decode_picture
-from training.audit.faces import FoundFace, central_face
+from training.audit.faces import FoundFace, central_face, same_face
 
 REPLACED = ("anonymized", "pseudonymized")
 
@@ -70,6 +70,17 @@ class AuditedPhoto:
     def again(self) -> AuditedPhoto:
         """The same photo before anything was done to it."""
         return AuditedPhoto(self.original, self.source, self.mate_photo, self.mate_face)
+
+    def read_release(self, detector: FaceDetector) -> None:
+        """Set `pixels` and `found` where the main face left the service as another one.
+
+        Args:
+            detector: Looks for it.
+        """
+        data = self.release.image_bytes() if self.release else None
+        if data is not None and self.is_replaced:
+            self.pixels = decode_picture(data)
+            self.found = same_face(detector, self.pixels, self.source)
 
     def source_aligned(self) -> NDArray[np.uint8]:
         """The released photo cut at the landmarks of the source, (128, 128, 3).

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from models.faces.detection import FaceDetector
 from models.oracles.networks.landmarks68 import LandmarkNet
-from models.pictures import decode_picture
 from training.audit.expression import EYES_OPEN, Expression, expression_of, rotation_angle
 from training.audit.faces import FoundFace, landmark_error, same_face
 from training.audit.gaze import read_gaze
@@ -131,7 +130,7 @@ def read_utility(clean: CleanFaces, released: Sequence[AuditedPhoto], instrument
         raise ValueError(f"expected {len(clean.photos)} released photos, got {len(released)}")
     values = {name: np.full(len(released), np.nan) for name in MEASURES}
     for index, (photo, before) in enumerate(zip(released, clean.before, strict=True)):
-        _locate(photo, instruments.detector)
+        photo.read_release(instruments.detector)
         values["main face replaced"][index] = photo.is_replaced
         if photo.pixels is None:
             continue
@@ -171,13 +170,6 @@ def estimate(name: str, values: Values, rng: np.random.Generator) -> Estimate:
         The estimate.
     """
     return rate(values[np.isfinite(values)] > 0) if name in _SHARES else mean(values, rng)
-
-
-def _locate(photo: AuditedPhoto, detector: FaceDetector) -> None:
-    data = photo.release.image_bytes() if photo.release else None
-    if data is not None and photo.is_replaced:
-        photo.pixels = decode_picture(data)
-        photo.found = same_face(detector, photo.pixels, photo.source)
 
 
 @torch.inference_mode()

@@ -1,9 +1,12 @@
-"""Small crop sets drawn on the spot, for runs that have no data: smoke presets and tests."""
+"""Crop sets and photos drawn on the spot, for runs that have no data: smoke presets and tests."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from models.pictures import encode_picture
 from training.data.face_crops import CropSet
 from training.data.rendered_heads.sampling import SamplingOptions, sample_faces
 
@@ -22,3 +25,23 @@ def drawn_crop_set(identities: int, per_identity: int, seed: int) -> CropSet:
     samples = list(sample_faces(identities, per_identity, seed, SamplingOptions(supersampling=1)))
     crops = np.stack([sample.face.pixels for sample in samples])
     return CropSet(crops, np.array([f"drawn/{seed}-{sample.identity}" for sample in samples], dtype=np.str_))
+
+
+def draw_photos(folder: Path, identities: int, per_identity: int, seed: int) -> list[Path]:
+    """Render photos of a few people who do not exist, 224 pixels a side, into a folder.
+
+    Args:
+        folder: Made where it is missing.
+        identities: Number of people.
+        per_identity: Photos of each.
+        seed: Decides everything.
+
+    Returns:
+        The PNG files, person by person.
+    """
+    folder.mkdir(exist_ok=True)
+    paths: list[Path] = []
+    for sample in sample_faces(identities, per_identity, seed, SamplingOptions(size=224, supersampling=1)):
+        paths.append(folder / f"{len(paths):05d}.png")
+        paths[-1].write_bytes(encode_picture(sample.face.pixels, "png"))
+    return paths

@@ -30,7 +30,7 @@ from models.faces.alignment import align_face, face_mask
 from models.faces.compositing import paste_face
 from models.faces.detection import MtcnnDetector
 from models.oracles.ensemble import AUDITOR_ORACLES, ORACLES, SERVING_ORACLES, load_oracle
-from models.pictures import decode_picture, encode_picture
+from models.pictures import encode_picture
 from models.registry.store import ArtifactStore
 from training.audit.attackers import PairAttacker, RidgeAttacker
 from training.audit.attribute_probe import CodeProbe, attribute_codes
@@ -53,8 +53,8 @@ from training.audit.tables import (
     subgroup_table,
 )
 from training.data.apparent_attributes import apparent_sex_and_age
+from training.data.drawn_faces import draw_photos
 from training.data.face_crops import to_tensor
-from training.data.rendered_heads.sampling import SamplingOptions, sample_faces
 from training.jobs.calibrate_oracles import Half, embed_crops, pick_photos
 from training.jobs.publishing import write_sheet
 from training.objectives.reconstruction import laplacian_energy
@@ -129,7 +129,7 @@ def run(config: AuditConfig, context: RunContext) -> Report:
         )
         _anonymize(pupils, assembly, config, context)
         for photo in pupils:
-            _locate(photo, detector)
+            photo.read_release(detector)
         pupils = [photo for photo in pupils if photo.pixels is not None]
         # an attacker needs somebody to be told apart from
         pupils = pupils if len(pupils) > 1 else []
@@ -211,13 +211,7 @@ def _pairs(
 def _rendered_pairs(config: AuditConfig, context: RunContext, half: Half) -> list[tuple[Path, Path]]:
     """Two pictures of each of some rendered people; another half is other people."""
     people = config.photos if half == config.identity_half else config.attacker_people
-    folder = context.directory / f"rendered-{half}"
-    folder.mkdir(exist_ok=True)
-    options = SamplingOptions(size=224, supersampling=1)
-    paths: list[Path] = []
-    for sample in sample_faces(people, 2, config.seed + (half == "calibration"), options):
-        paths.append(folder / f"{len(paths):05d}.png")
-        paths[-1].write_bytes(encode_picture(sample.face.pixels, "png"))
+    paths = draw_photos(context.directory / f"rendered-{half}", people, 2, config.seed + (half == "calibration"))
     return list(zip(paths[::2], paths[1::2], strict=True))
 
 
@@ -231,15 +225,8 @@ def _anonymize(photos: list[AuditedPhoto], assembly: Assembly, config: AuditConf
         context.log({"anonymized": start + len(part)})
 
 
-def _locate(photo: AuditedPhoto, detector: MtcnnDetector) -> None:
-    data = photo.release.image_bytes() if photo.release else None
-    if data is not None and photo.is_replaced:
-        photo.pixels = decode_picture(data)
-        photo.found = same_face(detector, photo.pixels, photo.source)
-
-
 def _inspect(photo: AuditedPhoto, detector: MtcnnDetector, assembly: Assembly) -> None:
-    _locate(photo, detector)
+    photo.read_release(detector)
     if photo.pixels is None or photo.release is None or photo.main_face is None:
         return
     region = changed_region([photo.source.face], photo.original.shape[:2])
@@ -392,7 +379,7 @@ def _linkage(
     mates = [photo.mate_as_source() for photo in chosen]
     _anonymize(mates, assembly, config, context)
     for mate in mates:
-        _locate(mate, detector)
+        mate.read_release(detector)
     pairs = [(photo, mate) for photo, mate in zip(chosen, mates, strict=True) if mate.pixels is not None]
     if len(pairs) < 2:
         return []
@@ -429,7 +416,7 @@ def _differencing(
         copies = [photo.again() for _ in range(max(config.differencing_draws))]
         _anonymize(copies, assembly, config, context)
         for copy in copies:
-            _locate(copy, detector)
+            copy.read_release(detector)
         if all(copy.pixels is not None for copy in copies):
             crops += [copy.own_aligned() for copy in copies]
             kept.append(places[id(photo)])

@@ -26,16 +26,14 @@ from models.faces.detection import MtcnnDetector
 from models.faces.restoration import ARTIFACT_NAME as RESTORER_ARTIFACT
 from models.faces.restoration import CropRestorer, load_crop_restorer
 from models.oracles.ensemble import ORACLES
-from models.pictures import encode_picture
 from models.registry.store import ArtifactStore
 from training.audit.paired import Paired, paired
 from training.audit.photos import AuditedPhoto
 from training.audit.tables import Table, estimate_row
 from training.audit.utility import MEASURES, Instruments, Values, estimate, read_clean, read_utility
 from training.data.apparent_attributes import apparent_sex_and_age
-from training.data.drawn_faces import drawn_crop_set
+from training.data.drawn_faces import draw_photos, drawn_crop_set
 from training.data.face_crops import load_crop_set
-from training.data.rendered_heads.sampling import SamplingOptions, sample_faces
 from training.jobs.calibrate_oracles import Half, pick_photos
 from training.jobs.released_ways import WaysService, read_sources
 from training.jobs.restored_photos import DAMAGES
@@ -270,13 +268,7 @@ def _paths(config: AuditRestorerConfig, context: RunContext, rng: np.random.Gene
     if config.folder is not None:
         people = pick_photos(config.folder, None, config.identity_half, None, rng).first
         return [people[index] for index in rng.permutation(len(people))[: config.photos + config.photos // 4 + 1]]
-    folder = context.directory / "rendered"
-    folder.mkdir(exist_ok=True)
-    paths: list[Path] = []
-    for sample in sample_faces(config.photos, 1, config.seed, SamplingOptions(size=224, supersampling=1)):
-        paths.append(folder / f"{len(paths):05d}.png")
-        paths[-1].write_bytes(encode_picture(sample.face.pixels, "png"))
-    return paths
+    return draw_photos(context.directory / "rendered", config.photos, 1, config.seed)
 
 
 JOB = Job(

@@ -27,7 +27,7 @@ from models.anonymizer.policy import Policy
 from models.pictures import decode_picture, encode_picture
 from models.registry.store import ArtifactStore
 from models.runtime import inference_threads
-from training.data.rendered_heads.sampling import SamplingOptions, sample_faces
+from training.data.drawn_faces import draw_photos
 from training.jobs.retrieval_latency import measure_retrieval
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -236,11 +236,7 @@ def matmul_peak(clock: Callable[[], float], side: int = 1024, repeats: int = 20)
 def _rendered(config: BenchmarkConfig, context: RunContext) -> Path:
     """A folder of pictures of rendered people."""
     folder = context.directory / "rendered"
-    folder.mkdir(exist_ok=True)
-    for index, sample in enumerate(
-        sample_faces(config.pictures, 1, config.seed, SamplingOptions(size=224, supersampling=1))
-    ):
-        (folder / f"{index:05d}.png").write_bytes(encode_picture(sample.face.pixels, "png"))
+    draw_photos(folder, config.pictures, 1, config.seed)
     return folder
 
 

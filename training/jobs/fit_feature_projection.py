@@ -12,7 +12,7 @@ from pydantic import Field
 from safetensors.numpy import save
 
 from models.embedding import PictureEmbedder
-from models.faces.detection import MtcnnDetector, UltraLightDetector, UnionDetector
+from models.faces.detection import load_detector
 from models.registry.store import ArtifactStore
 from training.jobs.index_features import BLANKED, Features, embed_folder
 from training.jobs.planted_index import planted_index
@@ -119,9 +119,7 @@ def _data(
     people = embed_folder(
         config.folder, config.boxes, config.labels, embedder, max_people=config.max_people, seed=config.seed
     )
-    network = store.resolve("upstream-fr-detect").path("fr_detect.onnx")
-    detector = UnionDetector([MtcnnDetector(), UltraLightDetector.from_file(network)])
-    scenes, kinds, queries = read_scenes(config.scenes, detector, embedder)
+    scenes, kinds, queries = read_scenes(config.scenes, load_detector(store), embedder)
     return people, scenes, found_captions(scenes, kinds, queries)
 
 

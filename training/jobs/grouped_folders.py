@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.faces.detection import FaceDetector, MtcnnDetector, UltraLightDetector, UnionDetector
+from models.faces.detection import load_detector
 from models.oracles.ensemble import load_ensemble
 from models.oracles.thresholds import load_thresholds
 from models.registry.store import ArtifactStore
@@ -79,13 +79,6 @@ def choose_named(folder: Path, half: Half, max_pictures: int | None, per_person:
     return chosen
 
 
-def served_detector(store: ArtifactStore) -> FaceDetector:
-    """Give the detectors of the service."""
-    return UnionDetector(
-        [MtcnnDetector(), UltraLightDetector.from_file(store.resolve("upstream-fr-detect").path("fr_detect.onnx"))]
-    )
-
-
 def folder_people(
     paths: Sequence[Path],
     store: ArtifactStore,
@@ -112,7 +105,7 @@ def folder_people(
     """
     faces = find_folder_faces(
         [path.read_bytes for path in paths],
-        served_detector(store),
+        load_detector(store),
         min_eye_distance=min_eye_distance,
         checkpoint=checkpoint,
     )

@@ -9,18 +9,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anonymizer.assembly import Assembly, AssemblySettings, assemble
-from models.anonymizer.pipeline import Anonymizer, PictureRequest
+from models.anonymizer.assembly import Assembly, assemble
+from models.anonymizer.pipeline import PictureRequest
 from models.anonymizer.policy import Policy
 from models.anonymizer.redetection import DetectionPlan, find_faces, merge_faces
 from models.faces.detection import FaceDetector
 from models.faces.restoration import CropRestorer
-from models.identity.attribute_match import AttributeMatch, load_attribute_match
 from models.pictures import decode_picture, encode_picture
 from models.registry.store import ArtifactStore
 from training.audit.faces import central_face
 from training.audit.photos import AuditedPhoto
-from training.audit.restored_service import RememberingDetector, with_restorer
+from training.audit.remembering_detector import RememberingDetector
 
 Pictures = Sequence[NDArray[np.uint8]]
 
@@ -37,10 +36,8 @@ class WaysService:
             store: Artifact store.
             policy: What is asked for; with a seed, every way draws the same identities.
         """
-        self._settings = AssemblySettings()
         self._policy = policy
-        self._match: AttributeMatch = load_attribute_match(store)
-        self.assembly: Assembly = assemble(store, self._settings, attribute_key=_ATTRIBUTE_KEY)
+        self.assembly: Assembly = assemble(store, attribute_key=_ATTRIBUTE_KEY)
         # every way begins by searching the same pictures
         self._search = RememberingDetector(self.assembly.detector)
 
@@ -57,7 +54,7 @@ class WaysService:
         Returns:
             Copies of the photos with their releases.
         """
-        anonymizer = self._anonymizer(restorer, self._search)
+        anonymizer = self.assembly.anonymizer.variant(self._search, restorer)
         copies = [photo.again() for photo in photos]
         requests = [self._request(picture) for picture in pictures]
         for copy, release in zip(copies, anonymizer.anonymize(requests), strict=True):
@@ -66,7 +63,7 @@ class WaysService:
 
     def agrees_with_the_assembled(self, pictures: Pictures, restorer: CropRestorer) -> bool:
         """Tell whether the assembled service gives the bytes that this one gives with the service's own restorer."""
-        ours = self._anonymizer(restorer, self.assembly.detector)
+        ours = self.assembly.anonymizer.variant(self.assembly.detector, restorer)
         requests = [self._request(picture) for picture in pictures]
         pairs = zip(self.assembly.anonymizer.anonymize(requests), ours.anonymize(requests), strict=True)
         return all(theirs.image_bytes() == own.image_bytes() for theirs, own in pairs)
@@ -74,16 +71,6 @@ class WaysService:
     def forget(self) -> None:
         """Forget where faces were found; for when other pictures are to come."""
         self._search.forget()
-
-    def _anonymizer(self, restorer: CropRestorer | None, detector: FaceDetector) -> Anonymizer:
-        return with_restorer(
-            self.assembly,
-            self._match,
-            restorer,
-            settings=self._settings,
-            attribute_key=_ATTRIBUTE_KEY,
-            detector=detector,
-        )
 
     def _request(self, picture: NDArray[np.uint8]) -> PictureRequest:
         return PictureRequest(encode_picture(picture, "png"), self._policy)

@@ -245,6 +245,28 @@ def test_a_degraded_crop_is_restored_before_the_oracles_see_it(rig: Any, studio:
     torch.testing.assert_close(seen[0], torch.full_like(seen[0], 77 / 127.5 - 1))
 
 
+def test_a_variant_has_its_own_first_steps_and_leaves_the_original_as_it_was(rig: Any, studio: Any) -> None:
+    picture = studio.draw_picture(3)
+    request = rig.request(picture.encoded(), seed=7)
+    restored: list[int] = []
+
+    class Noting:
+        def restore_face(self, pixels: Any, aligned: AlignedFace) -> AlignedFace:
+            restored.append(1)
+            return aligned
+
+    original = rig.build()
+    searched = studio.AlteredMethod(rig.detector, "detect", lambda faces, pixels: [])
+    (before,) = original.anonymize([request])
+    (seen,) = original.variant(rig.detector, Noting()).anonymize([request])
+    (unseen,) = original.variant(searched, None).anonymize([request])
+    (after,) = original.anonymize([request])
+    assert (before.status, len(restored)) == (Status.ANONYMIZED, 1)
+    assert before.image_bytes() == seen.image_bytes() == after.image_bytes()
+    # the gate keeps its own detector, which finds what the variant's first step did not
+    assert [face.reason for face in unseen.verdict.faces] == [Reason.LEFTOVER_FACE]
+
+
 def test_one_failing_face_is_covered_and_the_other_replaced(rig: Any, studio: Any) -> None:
     picture = studio.draw_picture(5, ((10, 10), (150, 20)), (300, 180))
     accepts = rig.realism.accepts

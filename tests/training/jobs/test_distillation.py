@@ -38,19 +38,6 @@ SETTINGS = DistillGeneratorConfig(
 )
 
 
-class _Ensemble(nn.Module):
-    """Oracles that look at 8x8 means through a fixed random matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        rng = torch.Generator().manual_seed(0)
-        self.maps = {name: torch.randn(3 * 64, dim, generator=rng) for name, dim in DIMS.items()}
-
-    def forward(self, crops: Tensor) -> dict[str, Tensor]:
-        seen = F.adaptive_avg_pool2d(crops, 8).flatten(1)
-        return {name: F.normalize(seen @ matrix, dim=1) for name, matrix in self.maps.items()}
-
-
 class _Attributes(nn.Module):
     """Landmarks that are means of the picture, and a code that says nothing."""
 
@@ -71,7 +58,7 @@ class _Distance(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def task() -> DistillationTask:
+def task(blurred_ensemble: Any) -> DistillationTask:
     torch.manual_seed(7)
     rng = torch.Generator().manual_seed(7)
     autoencoder = LatentAutoencoder(
@@ -90,7 +77,9 @@ def task() -> DistillationTask:
         name: SimpleNamespace(privacy_threshold=limit, impostor_std=0.1)
         for name, limit in zip(DIMS, (-1.0, -2.0, -1.2), strict=True)
     }
-    judge = SwapJudge(_Ensemble(), thresholds, _Attributes(), identity, embeddings, margin=1.0, autocast=False)  # type: ignore[arg-type]
+    judge = SwapJudge(
+        blurred_ensemble(DIMS), thresholds, _Attributes(), identity, embeddings, margin=1.0, autocast=False
+    )  # type: ignore[arg-type]
     sheets = torch.randn(SOURCES, 10, 8, 8, generator=rng)
     latents, contexts = torch.randn(2, SOURCES, 8, 16, 16, generator=rng)
     return DistillationTask(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.encoder.landmark_code import NUM_LANDMARKS
 from models.encoder.variational import IdentityEncoder
@@ -18,25 +19,12 @@ DIMS = {"first": 12, "second": 8, "third": 5}
 FACES = 4
 
 
-class _Ensemble(nn.Module):
-    """Oracles that look at 8x8 means through a fixed random matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        rng = torch.Generator().manual_seed(0)
-        self.maps = {name: torch.randn(3 * 64, dim, generator=rng) for name, dim in DIMS.items()}
-
-    def forward(self, crops: Tensor) -> dict[str, Tensor]:
-        seen = F.adaptive_avg_pool2d(crops, 8).flatten(1)
-        return {name: F.normalize(seen @ matrix, dim=1) for name, matrix in self.maps.items()}
-
-
 def _landmarks(crops: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(crops, (68, 2)).mean(1)
 
 
 @pytest.fixture
-def judge(generator: torch.Generator) -> SwapJudge:
+def judge(generator: torch.Generator, blurred_ensemble: Any) -> SwapJudge:
     identity = IdentityEncoder(tuple(DIMS), tuple(DIMS.values()), code_dim=6)
     identity.projection.normal_(generator=generator)
     attributes = SimpleNamespace(
@@ -47,7 +35,7 @@ def judge(generator: torch.Generator) -> SwapJudge:
         name: SimpleNamespace(privacy_threshold=limit, impostor_std=0.1)
         for name, limit in zip(DIMS, (-0.1, 0.0, 0.3), strict=True)
     }
-    return SwapJudge(_Ensemble(), thresholds, attributes, identity, embeddings, margin=1.0, autocast=False)  # type: ignore[arg-type]
+    return SwapJudge(blurred_ensemble(DIMS), thresholds, attributes, identity, embeddings, margin=1.0, autocast=False)  # type: ignore[arg-type]
 
 
 def _judged(judge: SwapJudge, weights: dict[str, float] | None) -> tuple[dict[str, Tensor], Tensor]:

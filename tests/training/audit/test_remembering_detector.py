@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.faces.boxes import Face
-from training.audit.restored_service import RememberingDetector
+from training.audit.remembering_detector import RememberingDetector
 
 
 class Counting:
