@@ -114,6 +114,8 @@ def run(config: AuditConfig, context: RunContext) -> Report:
     detector = MtcnnDetector()
     photos = read_photos(_pairs(config, context, config.identity_half, None, rng), assembly.detector, config.photos)
     _anonymize(photos, assembly, config, context)
+    # before the attackers' photos are anonymized too
+    source_bits = assembly.meter.source_bits
     for photo in photos:
         _inspect(photo, detector, assembly)
     probes = [photo for photo in photos if photo.pixels is not None]
@@ -150,7 +152,7 @@ def run(config: AuditConfig, context: RunContext) -> Report:
     metrics = {
         "photos": float(len(photos)),
         "landmark_ratio": ratio,
-        "leaked_bits_per_face": assembly.meter.source_bits / max(1, len(probes)),
+        "leaked_bits_per_face": source_bits / max(1, len(probes)),
         **{name: estimate.value for name, estimate in estimates.items()},
     }
     tables: dict[str, Table] = {
