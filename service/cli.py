@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from models.encoder.levels import Level
+
 app = typer.Typer(name="doppel", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 models_app = typer.Typer(help="Model artifacts.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -27,6 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document or JSON li
 Artifacts = Annotated[Path | None, typer.Option(help="Artifact store; DOPPEL_ARTIFACTS by default.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Picture store; DOPPEL_DATA_DIR by default.")]
 Mode = Annotated[Literal["generate", "redact"], typer.Option(help="Replace faces, or cover them.")]
+LevelOption = Annotated[Level, typer.Option("--level", help="What the drawn face may keep.")]
 Steps = Annotated[int, typer.Option(min=1, max=4, help="Denoising steps.")]
 OnFailure = Annotated[Literal["redact", "withhold"], typer.Option(help="For a face that cannot be replaced.")]
 
@@ -118,6 +121,7 @@ def retrieve(
     out: Annotated[Path | None, typer.Option(help="Folder for the released pictures.")] = None,
     collection: Annotated[str | None, typer.Option(help="Collection to search.")] = None,
     mode: Mode = "generate",
+    level: LevelOption = "balanced",
     steps: Steps = 4,
     on_failure: OnFailure = "redact",
     artifacts: Artifacts = None,
@@ -137,7 +141,7 @@ def retrieve(
         corpus = build_corpus(settings, writable=False)
         found = corpus.search(name, Query(text=text, top_k=top_k))
         anonymizer = build_anonymizer(settings) if found.hits else None
-        policy = Policy(mode=mode, steps=steps, on_failure=on_failure)
+        policy = Policy(mode=mode, level=level, steps=steps, on_failure=on_failure)
         withheld = 0
         for rank, hit in enumerate(found.hits, start=1):
             assert anonymizer is not None
@@ -174,6 +178,7 @@ def anonymize(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Threads, each with its own models.")] = 1,
     report: Annotated[Path | None, typer.Option(help="Write a summary with every verdict as JSON.")] = None,
     mode: Mode = "generate",
+    level: LevelOption = "balanced",
     steps: Steps = 4,
     on_failure: OnFailure = "redact",
     seed: Annotated[int | None, typer.Option(min=0, help="Fix the random draws; DOPPEL_ALLOW_SEED only.")] = None,
@@ -195,7 +200,7 @@ def anonymize(
         if seed is not None and not settings.allow_seed:
             raise ValueError("--seed needs DOPPEL_ALLOW_SEED=true: a known seed makes a known identity")
         jobs = plan(source, target)
-        policy = Policy(mode=mode, steps=steps, on_failure=on_failure, seed=seed)
+        policy = Policy(mode=mode, level=level, steps=steps, on_failure=on_failure, seed=seed)
         entries = []
         for entry in anonymize_files(
             jobs,

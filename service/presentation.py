@@ -40,6 +40,7 @@ def make_policy(options: AnonymizeOptions, output: OutputOptions, *, allow_seed:
         raise SeedNotAllowedError("a known seed makes a known identity")
     return Policy(
         mode=options.mode,
+        level=options.level,
         steps=options.steps,
         scope=options.scope,
         on_failure=options.on_failure,
@@ -57,6 +58,7 @@ def image_href(collection: str, item_id: str, policy: Policy | None = None) -> s
         return path
     fields = {
         "mode": policy.mode,
+        "level": policy.level,
         "steps": policy.steps,
         "scope": policy.scope,
         "on_failure": policy.on_failure,
@@ -153,6 +155,7 @@ def report_policy(policy: Policy, engine: Engine) -> PolicyReport:
     thresholds = {name: policy.threshold(value) for model in engine.models for name, value in model.thresholds.items()}
     return PolicyReport(
         mode=policy.mode,
+        level=policy.level,
         scope=policy.scope,
         on_failure=policy.on_failure,
         steps=policy.steps,

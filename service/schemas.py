@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from models.encoder.levels import Level
+
 COLLECTION_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 ITEM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _IMAGE_PATTERN = r"^(data:image/(jpeg|png|webp);base64,)?[A-Za-z0-9+/]+={0,2}$"
@@ -189,6 +191,13 @@ class AnonymizeOptions(_Body):
     """What happens to every face; no mode leaves a face as it is."""
 
     mode: Literal["generate", "redact"] = "generate"
+    level: Annotated[
+        Level,
+        Field(
+            description="What the drawn face may keep: `strict` light, pose and expression; `balanced` light and where "
+            "brows, eyes, nose and mouth lie; `faithful` all that the attribute encoder reads."
+        ),
+    ] = "balanced"
     steps: Steps = 4
     scope: Literal["fresh", "pseudonym"] = "fresh"
     on_failure: Literal["redact", "withhold"] = "redact"
@@ -375,6 +384,7 @@ class PolicyReport(_Answer):
     """The policy the answer was made under."""
 
     mode: str
+    level: str
     scope: str
     on_failure: str
     steps: int

@@ -25,6 +25,7 @@ from models.anonymizer.synthesis import SynthesisSettings
 from models.diffusion.autoencoder import LatentAutoencoder
 from models.diffusion.denoiser import FaceDenoiser
 from models.diffusion.generator import FaceGenerator
+from models.encoder.attribute_levels import AttributeLevels, load_attribute_levels
 from models.encoder.attributes import AttributeEncoder, FaceAttributes
 from models.encoder.variational import IdentityEncoder
 from models.faces.detection import UnionDetector, load_detector
@@ -49,6 +50,7 @@ from models.runtime import autocast_dtype
 M = TypeVar("M", bound=ModelMixin)
 
 OWN_ARTIFACTS = (
+    "attribute-levels",
     "attribute-match",
     "face-autoencoder",
     "face-encoder",
@@ -108,6 +110,7 @@ class Assembly:
         manifold: bank and density of identities.
         generator: draws faces.
         attributes: attribute code.
+        levels: limits it to what a policy's level lets it tell.
         identity: identity encoder.
         meter: counts leaked bits.
         versions: artifact name to version, of everything that was loaded.
@@ -121,6 +124,7 @@ class Assembly:
     manifold: IdentityManifold
     generator: FaceGenerator
     attributes: FaceAttributes
+    levels: AttributeLevels
     identity: IdentityEncoder
     meter: LeakageMeter
     versions: Mapping[str, str]
@@ -177,19 +181,14 @@ def assemble(
     generator = generator.eval().to(place)
     identity = load_network(store, "face-encoder", IdentityEncoder, "identity").to(place)
     attributes = load_attributes(store).to(place)
+    levels = load_attribute_levels(store)
     manifold = load_manifold(store)
     detector = load_detector(store)
-    realism_artifact = store.resolve("realism-test")
-    files = {entry.path: realism_artifact.read_bytes(entry.path) for entry in realism_artifact.manifest.files}
-    try:
-        realism = RealismTest.from_files(files)
-    except (KeyError, ValueError) as error:
-        raise ArtifactError(f"realism-test@{versions['realism-test']} does not fit this code: {error}") from error
     gate = Gate(
         detector,
         ensemble,
         at_far,
-        realism,
+        load_realism(store),
         bounds=settings.bounds,
         plan=settings.plan,
         curves=load_curves(store),
@@ -215,6 +214,7 @@ def assemble(
         at_far,
         identity,
         attributes,
+        levels,
         RejectionCandidates(sampler),
         LandmarkCorrection(generator, attributes.landmark_net, attributes.encoder.landmark_mean),
         gate,
@@ -234,7 +234,18 @@ def assemble(
         observer=observer,
     )
     return Assembly(
-        anonymizer, gate, detector, ensemble, thresholds, manifold, generator, attributes, identity, meter, versions
+        anonymizer,
+        gate,
+        detector,
+        ensemble,
+        thresholds,
+        manifold,
+        generator,
+        attributes,
+        levels,
+        identity,
+        meter,
+        versions,
     )
 
 
@@ -305,6 +316,26 @@ def load_curves(store: ArtifactStore) -> MatchCalibrators | None:
     for name in SERVING_ORACLES:
         curves.get(name)
     return curves
+
+
+def load_realism(store: ArtifactStore) -> RealismTest:
+    """Load the promoted realism test.
+
+    Args:
+        store: artifact store.
+
+    Returns:
+        The test.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    artifact = store.resolve("realism-test")
+    files = {entry.path: artifact.read_bytes(entry.path) for entry in artifact.manifest.files}
+    try:
+        return RealismTest.from_files(files)
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(f"realism-test@{artifact.manifest.version} does not fit this code: {error}") from error
 
 
 def _load_noise_restorer(store: ArtifactStore) -> CropRestorer:

@@ -84,12 +84,15 @@ class GateBounds:
     Attributes:
         min_overlap: intersection over union from which a face found in the output is the treated one.
         max_landmark_deviation: mean distance of its landmarks from the source's, in eye distances.
+        max_light_deviation: distance of its light from the source's (see SourceRecord.light_deviation); gray or burnt
+            faces lie beyond.
         max_copied_share: share of textured tiles that may look like the source's (see SourceRecord.copied_share).
     """
 
     min_overlap: float = 0.4
     max_landmark_deviation: float = 0.15
     max_copied_share: float = 0.1
+    max_light_deviation: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse bounds that test nothing.
@@ -97,7 +100,7 @@ class GateBounds:
         Raises:
             GateConfigurationError: if a bound is outside (0, 1).
         """
-        for name in ("min_overlap", "max_landmark_deviation", "max_copied_share"):
+        for name in ("min_overlap", "max_landmark_deviation", "max_copied_share", "max_light_deviation"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise GateConfigurationError(f"{name} must be in (0, 1), got {getattr(self, name)}")
 
@@ -328,10 +331,12 @@ class Gate:
         again = [(_deviation(marks, face.source), other.score) for other, marks in self._found_again(face, found)]
         if not again:
             return replace(result, reason=Reason.FACE_NOT_FOUND)
-        result.landmark_deviation = min(deviation for deviation, _ in again)
+        result.landmark_deviation = again[0][0]  # of the most certain detection
         if not result.landmark_deviation <= self._bounds.max_landmark_deviation:
             return replace(result, reason=Reason.LANDMARKS_MOVED)
         if not self._realism.accepts(crop, face.source.laplacian_energy, max(score for _, score in again)):
+            return replace(result, reason=Reason.NOT_REALISTIC)
+        if not face.source.light_deviation(crop) <= self._bounds.max_light_deviation:
             return replace(result, reason=Reason.NOT_REALISTIC)
         return result
 

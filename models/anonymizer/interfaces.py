@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.encoder.levels import Level
 from models.faces.boxes import Box
 from models.identity.rejection import BinTest
 from models.identity.sphere import Codes
@@ -58,6 +59,14 @@ class AttributeEncoder(Protocol):
 
     def __call__(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Give mean and standard deviation of z_a, each (n, c, h, w), for crops (n, 3, 128, 128) in [-1, 1]."""
+        ...
+
+
+class AttributeLimiter(Protocol):
+    """Takes out of attribute codes what a level does not let them tell."""
+
+    def __call__(self, level: Level, crops: Tensor, mean: Tensor) -> Tensor:
+        """Limit the means (n, c, h, w) of the codes of crops (n, 3, 128, 128) in [-1, 1]; the shape stays."""
         ...
 
 

@@ -27,6 +27,7 @@ from models.anonymizer.faults import FaultObserver, StageError, ignore_faults, r
 from models.anonymizer.gate import Gate, Inspection, TreatedFace
 from models.anonymizer.interfaces import (
     AttributeEncoder,
+    AttributeLimiter,
     Ensemble,
     Generator,
     IdentityEncoder,
@@ -124,6 +125,7 @@ class Anonymizer:
         thresholds: Mapping[str, Threshold],
         identity_encoder: IdentityEncoder,
         attribute_encoder: AttributeEncoder,
+        levels: AttributeLimiter,
         sampler: IdentitySampler,
         generator: Generator,
         gate: Gate,
@@ -151,6 +153,7 @@ class Anonymizer:
             thresholds: calibration, one entry for each oracle.
             identity_encoder: embeddings to identity code.
             attribute_encoder: crop to attribute distribution.
+            levels: what the level of a policy lets the attribute code tell.
             sampler: proposes identities.
             generator: draws faces; row i depends on row i of its inputs only.
             gate: judges encoded pictures.
@@ -183,7 +186,9 @@ class Anonymizer:
         self._provenance_key = provenance_key
         self._clock = clock
         self._observer = observer
-        self._source_encoder = SourceEncoder(ensemble, thresholds, identity_encoder, attribute_encoder, place, observer)
+        self._source_encoder = SourceEncoder(
+            ensemble, thresholds, identity_encoder, attribute_encoder, levels, place, observer
+        )
         self._synthesizer = Synthesizer(
             ensemble,
             thresholds,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from models.anonymizer.errors import PolicyError
+from models.encoder.levels import LEVELS, Level
 
 Mode = Literal["generate", "redact"]
 Scope = Literal["fresh", "pseudonym"]
@@ -29,6 +30,8 @@ class Policy:
 
     Attributes:
         mode: `generate` replaces each face by a synthetic one, `redact` covers it with a solid ellipse.
+        level: what the attribute code may tell of a face: `strict` its light, and of its landmarks what pose and
+            expression explain; `balanced` its light and its landmarks; `faithful` all that the encoder tells.
         steps: denoising steps of the generator, 1 to 4.
         guidance: guidance weight on the identity code, 1 to 4.
         scope: `fresh` draws a new identity for each face and request; `pseudonym` keeps one per subject and epoch.
@@ -43,6 +46,7 @@ class Policy:
     """
 
     mode: Mode = "generate"
+    level: Level = "balanced"
     steps: int = 4
     guidance: float = 2.0
     scope: Scope = "fresh"
@@ -61,6 +65,7 @@ class Policy:
             PolicyError: if a field is outside its range.
         """
         _one_of("mode", self.mode, get_args(Mode))
+        _one_of("level", self.level, LEVELS)
         _one_of("scope", self.scope, get_args(Scope))
         _one_of("on_failure", self.on_failure, get_args(OnFailure))
         _one_of("media", self.media, get_args(Media))

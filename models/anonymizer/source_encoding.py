@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.anonymizer.face_work import FaceWork, present, run_isolated
 from models.anonymizer.faults import FaultObserver
-from models.anonymizer.interfaces import AttributeEncoder, Ensemble, IdentityEncoder
+from models.anonymizer.interfaces import AttributeEncoder, AttributeLimiter, Ensemble, IdentityEncoder
 from models.anonymizer.oracle_views import as_batch, embed
 from models.anonymizer.randomness import torch_stream
 from models.anonymizer.source_record import SourceRecord
@@ -28,6 +28,7 @@ class SourceEncoder:
         oracles: Collection[str],
         identity_encoder: IdentityEncoder,
         attribute_encoder: AttributeEncoder,
+        levels: AttributeLimiter,
         device: torch.device,
         observer: FaultObserver,
     ) -> None:
@@ -38,6 +39,7 @@ class SourceEncoder:
             oracles: the names that must answer.
             identity_encoder: embeddings to identity code.
             attribute_encoder: crop to attribute distribution.
+            levels: what the level of a policy lets the attribute code tell.
             device: where they run.
             observer: told of every fault.
         """
@@ -45,6 +47,7 @@ class SourceEncoder:
         self._oracles = tuple(oracles)
         self._identity_encoder = identity_encoder
         self._attribute_encoder = attribute_encoder
+        self._levels = levels
         self._device = device
         self._observer = observer
 
@@ -77,10 +80,18 @@ class SourceEncoder:
         }
         with torch.inference_mode():
             codes = self._identity_encoder(stacked)  # (n, d)
-            mean, std = self._attribute_encoder(self._crops(faces))  # (n, c, h, w) each
+            crops = self._crops(faces)
+            mean, std = self._attribute_encoder(crops)  # (n, c, h, w) each
+            limited = torch.empty_like(mean)
+            for level in {face.policy.level for face in faces}:
+                rows = [row for row, face in enumerate(faces) if face.policy.level == level]
+                part = self._levels(level, crops[rows], mean[rows])
+                if part.shape != (len(rows), *mean.shape[1:]):  # one row would be given to every face
+                    raise ValueError(f"a level must keep the shape of the codes, got {tuple(part.shape)}")
+                limited[rows] = part
         if codes.ndim != 2 or codes.shape[0] != len(faces) or mean.shape != std.shape or mean.shape[0] != len(faces):
             raise ValueError(f"encoders must give one code per face, got {tuple(codes.shape)}, {tuple(mean.shape)}")
-        codes, mean, std = codes.float().cpu(), mean.float().cpu(), std.float().cpu()
+        codes, mean, std = codes.float().cpu(), limited.float().cpu(), std.float().cpu()
         for row, face in enumerate(faces):
             noise = torch.randn(mean.shape[1:], generator=torch_stream(face.attribute_seed))
             attribute_code = mean[row] + std[row] * noise

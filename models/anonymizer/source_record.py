@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.anonymizer.oracle_views import as_batch
 from models.anonymizer.realism import laplacian_energy
+from models.encoder.light_code import light_numbers
 from models.faces.alignment import AlignedFace, face_mask
 
 _HIGH_PASS_SIGMA = 3.0  # px
@@ -26,7 +28,7 @@ _COPY_CORRELATION = 0.9
 class SourceRecord:
     """Opaque memory of one source face: what the gate compares the released face with."""
 
-    __slots__ = ("_texture", "embeddings", "landmarks", "laplacian_energy", "matrix")
+    __slots__ = ("_light", "_texture", "embeddings", "landmarks", "laplacian_energy", "matrix")
 
     def __init__(
         self, aligned: AlignedFace, landmarks: NDArray[np.float64], embeddings: Mapping[str, Tensor] | None
@@ -44,6 +46,7 @@ class SourceRecord:
         self.embeddings: dict[str, Tensor] | None = None if embeddings is None else dict(embeddings)
         self.laplacian_energy = laplacian_energy(aligned.crop)
         self._texture: NDArray[np.float32] | None = _high_pass(aligned.crop)
+        self._light: Tensor | None = _light(aligned.crop)
 
     @property
     def eye_distance(self) -> float:
@@ -73,10 +76,23 @@ class SourceRecord:
         copied = (source * released).sum(axis=1) > _COPY_CORRELATION * source_norm * released_norm
         return float(copied[textured].mean())
 
+    def light_deviation(self, crop: NDArray[np.uint8]) -> float:
+        """Measure how far the light of a released crop is from the source's.
+
+        Args:
+            crop: released crop (128, 128, 3), cut with `matrix`.
+
+        Returns:
+            Distance of the light numbers: root mean square difference of what the harmonics explain of the three
+            colors inside the mask, summed over the colors, where black is -1 and white 1; NaN after `forget`.
+        """
+        return float("nan") if self._light is None else float((_light(crop) - self._light).norm())
+
     def forget(self) -> None:
-        """Drop embeddings and texture."""
+        """Drop embeddings, texture and light."""
         self.embeddings = None
         self._texture = None
+        self._light = None
 
     def __repr__(self) -> str:
         """Show nothing."""
@@ -97,6 +113,10 @@ class SourceRecord:
 def _high_pass(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
     luma = crop.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.asarray(luma - cv2.GaussianBlur(luma, (0, 0), _HIGH_PASS_SIGMA))
+
+
+def _light(crop: NDArray[np.uint8]) -> Tensor:
+    return light_numbers(as_batch([crop]))[0]
 
 
 def _tiles(texture: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
+from models.encoder.levels import Level
 from models.pictures import PictureError
 from retrieval.errors import ItemNotFoundError
 from service import problems
@@ -170,6 +171,7 @@ async def get_item_image(
     runtime: Annotated[Runtime, Depends(runtime_of)],
     principal: Annotated[Principal, requires("read")],
     mode: Annotated[str, Query(pattern="^(generate|redact)$")] = "generate",
+    level: Annotated[Level, Query()] = "balanced",
     steps: Annotated[Steps, Query()] = 4,
     scope: Annotated[str, Query(pattern="^(fresh|pseudonym)$")] = "fresh",
     on_failure: Annotated[str, Query(pattern="^(redact|withhold)$")] = "redact",
@@ -182,7 +184,14 @@ async def get_item_image(
     """Give an item's picture, always anonymized."""
     deadline = runtime.deadline(timeout_ms)
     options = AnonymizeOptions.model_validate(
-        {"mode": mode, "steps": steps, "scope": scope, "on_failure": on_failure, "max_similarity": max_similarity}
+        {
+            "mode": mode,
+            "level": level,
+            "steps": steps,
+            "scope": scope,
+            "on_failure": on_failure,
+            "max_similarity": max_similarity,
+        }
     )
     policy = make_policy(options, OutputOptions(format=format, max_side=max_side), allow_seed=False)
     original = await runtime.with_corpus(lambda corpus: corpus.original(collection, item_id), deadline)

@@ -30,6 +30,8 @@ def test_a_release_is_found_under_all_that_it_depends_on():
     others = (
         key("b"),
         key("a", steps=1),
+        key("a", level="strict"),
+        key("a", level="faithful"),
         ReleaseKey("a", Policy(), b"t", "1", "v1"),
         ReleaseKey("a", Policy(), b"s", "2", "v1"),
     )

@@ -142,6 +142,18 @@ def test_a_seed_is_taken_where_the_settings_allow_it(doppel, photos, monkeypatch
     assert fake_anonymizer.policies[0].seed == 7
 
 
+def test_the_level_reaches_the_policy(doppel, photos, fake_anonymizer):
+    doppel("anonymize", photos / "face.png", "plain.png")
+    doppel("anonymize", photos / "face.png", "strict.png", "--level", "strict")
+    (photos / "captions.csv").write_text("file,caption\nlake.jpg,a lake\n")
+    doppel("ingest", photos, "--captions", photos / "captions.csv")
+    doppel("retrieve", "a lake", "--top-k", 1, "--level", "faithful")
+    assert [policy.level for policy in fake_anonymizer.policies] == ["balanced", "strict", "faithful"]
+    doppel("anonymize", photos / "face.png", "none.png", "--level", "none", exit_code=2)
+    doppel("retrieve", "a lake", "--level", "none", exit_code=2)
+    assert len(fake_anonymizer.policies) == 3
+
+
 def test_photos_are_ingested_and_come_back_anonymized(doppel, photos, tmp_path):
     (photos / "captions.csv").write_text(
         "file,caption,year\nface.png,people at a table,2020\nlake.jpg,a quiet lake,2021\nbroken.jpg,nothing,2022\n"

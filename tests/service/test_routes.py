@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -273,6 +274,40 @@ async def test_a_picture_is_treated_once_per_epoch_and_again_under_another_polic
     await service.post("/v1/anonymize", {**body, "anonymize": {"steps": 1}})
     assert service.anonymizer.batches == [1, 1]
     assert service.metric("release_cache_requests_total", result="hit") == 1
+
+
+async def test_a_level_reaches_the_policy_and_the_answer_names_it(service, pictures):
+    await service.put_item("party", pictures.draw(pictures.red), "party")
+    query, upload = {"query": {"text": "party"}}, {"image": pictures.encode(pictures.draw((230, 40, 40)))}
+    for path, body in (("/v1/retrieve", query), ("/v1/anonymize", upload)):
+        for level in ("strict", "faithful"):
+            answer = (await service.post(path, {**body, "anonymize": {"level": level}})).json()
+            assert answer["policy"]["level"] == level
+        assert (await service.post(path, body)).json()["policy"]["level"] == "balanced"
+    asked = [policy.level for policy in service.anonymizer.policies]
+    assert asked == 2 * ["strict", "faithful", "balanced"]
+
+
+async def test_a_link_leads_to_the_release_of_its_level(service, pictures):
+    await service.put_item("party", pictures.draw(pictures.red), "party")
+    body = {"query": {"text": "party"}, "output": {"delivery": "link"}}
+    for options in ({"level": "strict"}, {"level": "faithful"}, {}):
+        image = (await service.post("/v1/retrieve", {**body, "anonymize": options})).json()["results"][0]["image"]
+        assert parse_qs(urlsplit(image["href"]).query)["level"] == [options.get("level", "balanced")]
+        response = await service.client.get(image["href"], headers=service.headers("read"))
+        assert hashlib.sha256(response.content).hexdigest() == image["sha256"]
+    assert service.anonymizer.batches == [1, 1, 1]
+
+
+async def test_a_kept_release_of_one_level_is_not_served_for_another(service, pictures):
+    await service.put_item("a", pictures.draw(pictures.red))
+    for level in ("?level=faithful", "?level=strict", "?level=balanced", "", "?level=strict"):
+        path = f"/v1/collections/default/items/a/image{level}"
+        response = await service.client.get(path, headers=service.headers("read"))
+        assert response.status_code == 200
+    assert [policy.level for policy in service.anonymizer.policies] == ["faithful", "strict", "balanced"]
+    assert service.metric("release_cache_requests_total", result="hit") == 2
+    assert len(service.runtime.cache) == 3
 
 
 async def test_erasing_or_replacing_an_item_drops_its_releases(service, pictures):

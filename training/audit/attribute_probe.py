@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.encoder.attribute_levels import AttributeLevels
 from models.encoder.attributes import FaceAttributes
+from models.encoder.levels import Level
 from training.audit.attackers import RidgeAttacker
 from training.data.face_crops import to_tensor
 
@@ -27,10 +29,17 @@ _FOLDS = 5
 
 
 @torch.inference_mode()
-def attribute_codes(attributes: FaceAttributes, crops: NDArray[np.uint8], seed: int) -> Codes:
-    """Sample the attribute code of source crops (n, 128, 128, 3), with fresh noise; (n, d)."""
+def attribute_codes(
+    attributes: FaceAttributes, levels: AttributeLevels, level: Level, crops: NDArray[np.uint8], seed: int
+) -> Codes:
+    """Sample the attribute code of source crops (n, 128, 128, 3) at a level, with fresh noise; (n, d)."""
     rng = torch.Generator().manual_seed(seed)
-    parts = [attributes.sample(to_tensor(crops[i : i + 32]), rng).flatten(1) for i in range(0, len(crops), 32)]
+    parts = []
+    for start in range(0, len(crops), 32):
+        rows = to_tensor(crops[start : start + 32])
+        mean, std = attributes(rows)
+        code = levels(level, rows, mean) + std * torch.randn(mean.shape, generator=rng)
+        parts.append(code.flatten(1))
     return torch.cat(parts).float().numpy() if parts else np.zeros((0, 1), dtype=np.float32)
 
 

@@ -60,8 +60,13 @@ def subgroup_table(
 
 
 def inversion_table(privacy: Mapping[str, Estimate]) -> Table:
-    """Rank-1 with the source enrolled: released face (A0), its drawing of the original (A4), context alone (A6)."""
-    measures = {"released face (A0)": "P3", "drawn back (A4)": "A4", "context alone (A6)": "A6"}
+    """Rank-1 with the source enrolled: release (A0), original drawn from it (A4), context (A6), drawn from that."""
+    measures = {
+        "released face (A0)": "P3",
+        "drawn back (A4)": "A4",
+        "context alone (A6)": "A6",
+        "drawn back from the context alone": "A6 drawn",
+    }
     table: Table = []
     for name in RECOGNIZERS:
         if f"A4 rank-1 source.{name}" not in privacy:

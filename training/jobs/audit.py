@@ -26,6 +26,7 @@ from models.anonymizer.assembly import (
 from models.anonymizer.pipeline import PictureRequest
 from models.anonymizer.policy import Policy
 from models.anonymizer.synthesis import Selection, SynthesisSettings
+from models.encoder.levels import Level
 from models.faces.alignment import align_face, face_mask
 from models.faces.compositing import paste_face
 from models.faces.detection import MtcnnDetector
@@ -66,6 +67,9 @@ from training.runs.report import Check, Report
 MIN_SAMPLE = 50
 """Photos from which on a share of 2 % can show; the criteria that are such shares are claims of larger runs only."""
 
+DRAWN_BACK = {"A4": "drawn back", "A6 drawn": "drawn back from the context"}
+"""What an inversion network is shown, the released face or the covered one, and the name of its drawings."""
+
 
 class AuditConfig(JobConfig):
     """Settings of the run."""
@@ -86,6 +90,7 @@ class AuditConfig(JobConfig):
     differencing_people: int = Field(20, ge=0, description="people whose photo is released many times (A7)")
     differencing_draws: tuple[int, ...] = Field((1, 5, 20), min_length=1, description="releases that are averaged")
     batch: int = Field(10, ge=1, description="photos per pipeline call")
+    level: Level = Field("balanced", description="what the attribute code may tell of a face")
     steps: int = Field(4, ge=1, le=4)
     guidance: float = Field(2.0, ge=1, le=4)
     far: float = Field(1e-3, gt=0, lt=1)
@@ -218,7 +223,7 @@ def _rendered_pairs(config: AuditConfig, context: RunContext, half: Half) -> lis
 
 
 def _anonymize(photos: list[AuditedPhoto], assembly: Assembly, config: AuditConfig, context: RunContext) -> None:
-    policy = Policy(steps=config.steps, guidance=config.guidance, media="png")
+    policy = Policy(level=config.level, steps=config.steps, guidance=config.guidance, media="png")
     for start in range(0, len(photos), config.batch):
         part = photos[start : start + config.batch]
         requests = [PictureRequest(encode_picture(photo.original, "png"), policy) for photo in part]
@@ -302,7 +307,7 @@ def _recognition(
         "pupil mates": _stack([photo.mate for photo in pupils]),
         "pupil sources": _stack([photo.source.crop for photo in pupils]),
         "pupil masks": _stack([covered(photo.source.crop) for photo in pupils]),
-        "drawn back": _drawn_back(probes, pupils, assembly, config),
+        **_drawn_back(probes, pupils, assembly, config),
         **{name: _stack([change(p.source.crop) for p in probes]) for name, change in BASELINES.items()},
     }
     estimates: dict[str, Estimate] = {}
@@ -329,25 +334,29 @@ def _recognition(
             if treatment == "mask":
                 estimates[f"A6 rank-1 source.{name}"] = measures["P3 rank-1 source"]
                 estimates[f"A6 rank-1 mate.{name}"] = rate(rank_k(codes[treatment], codes["mate"], rows))
-        if len(crops["drawn back"]):
-            for gallery in ("mate", "source"):
-                hits = rank_k(codes["drawn back"], codes[gallery], rows)
-                estimates[f"A4 rank-1 {gallery}.{name}"] = rate(hits)
+        for measure, key in DRAWN_BACK.items():
+            if len(crops[key]):
+                for gallery in ("mate", "source"):
+                    estimates[f"{measure} rank-1 {gallery}.{name}"] = rate(rank_k(codes[key], codes[gallery], rows))
         for key, parts in joined.items():
             parts.append(codes[key])
         context.log({"audited_recognizers": len(tails)})
     if pupils:
         splits = np.cumsum([0, *(part.shape[1] for part in joined["own"])]).tolist()
         eyes = {key: np.concatenate(parts, axis=1) for key, parts in joined.items()}
-        ridge = RidgeAttacker.fit(eyes["pupils"], eyes["pupil mates"])
-        pairs = PairAttacker.fit(eyes["pupils"], eyes["pupil mates"], splits, rng)
-        for name, attacker in (("ridge", ridge), ("pairs", pairs)):
-            for gallery in ("mate", "source"):
-                hits = top_scored(attacker.scores(eyes["own"], eyes[gallery]), rows)
-                estimates[f"A3 rank-1 {gallery}.{name} attacker"] = rate(hits)
+        # the same attackers learn from covered faces too: what training makes of the context alone
+        for measure, learned_from, shown in (("A3", "pupils", "own"), ("A6 trained", "pupil masks", "mask")):
+            ridge = RidgeAttacker.fit(eyes[learned_from], eyes["pupil mates"])
+            pairs = PairAttacker.fit(eyes[learned_from], eyes["pupil mates"], splits, rng)
+            for name, attacker in (("ridge", ridge), ("pairs", pairs)):
+                for gallery in ("mate", "source"):
+                    hits = top_scored(attacker.scores(eyes[shown], eyes[gallery]), rows)
+                    estimates[f"{measure} rank-1 {gallery}.{name} attacker"] = rate(hits)
         # the code that the generator is told, and what stays in view around the face, by one and the same probe
-        told = attribute_codes(assembly.attributes, crops["source"][rows], config.seed)
-        learned = attribute_codes(assembly.attributes, crops["pupil sources"], config.seed + 1)
+        told = attribute_codes(assembly.attributes, assembly.levels, config.level, crops["source"][rows], config.seed)
+        learned = attribute_codes(
+            assembly.attributes, assembly.levels, config.level, crops["pupil sources"], config.seed + 1
+        )
         inputs = {"attribute code": (learned, told), "context alone": (eyes["pupil masks"], eyes["mask"])}
         for name, (theirs, ours) in inputs.items():
             for gallery in ("mate", "source"):
@@ -359,18 +368,22 @@ def _recognition(
 
 def _drawn_back(
     probes: list[AuditedPhoto], pupils: list[AuditedPhoto], assembly: Assembly, config: AuditConfig
-) -> NDArray[np.uint8]:
-    """The probes' originals as an inversion network draws them that learned from the pupils (A4)."""
+) -> dict[str, NDArray[np.uint8]]:
+    """The probes' originals as inversion networks draw them that learned from the pupils, by `DRAWN_BACK`'s values."""
     if not pupils or not probes or config.inversion_steps == 0:
-        return _stack([])
-    network = fit_inversion(
-        _stack([photo.own_aligned() for photo in pupils]),
-        _stack([photo.source.crop for photo in pupils]),
-        list(assembly.ensemble.oracles.values()),
-        steps=config.inversion_steps,
-        seed=config.seed,
-    )
-    return reconstruct(network, _stack([photo.own_aligned() for photo in probes]))
+        return {key: _stack([]) for key in DRAWN_BACK.values()}
+    originals = _stack([photo.source.crop for photo in pupils])
+    shown = {
+        "A4": [_stack([photo.own_aligned() for photo in people]) for people in (pupils, probes)],
+        "A6 drawn": [_stack([covered(photo.source.crop) for photo in people]) for people in (pupils, probes)],
+    }
+    recognizers = list(assembly.ensemble.oracles.values())
+    return {
+        DRAWN_BACK[measure]: reconstruct(
+            fit_inversion(theirs, originals, recognizers, steps=config.inversion_steps, seed=config.seed), ours
+        )
+        for measure, (theirs, ours) in shown.items()
+    }
 
 
 def _linkage(

@@ -28,6 +28,7 @@ from models.pictures import decode_picture, encode_picture
 from models.registry.store import ArtifactStore
 from models.runtime import inference_threads
 from training.data.drawn_faces import draw_photos
+from training.jobs.latent_diffusion_peer import denoising_seconds, latent_diffusion_network
 from training.jobs.retrieval_latency import measure_retrieval
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -50,6 +51,9 @@ class BenchmarkConfig(JobConfig):
     threads: int = Field(2, ge=1)
     requests: int = Field(30, ge=0, description="requests to /retrieve; 0 leaves the service out")
     top_k: int = Field(5, ge=1, le=50)
+    latent_diffusion_steps: int = Field(
+        0, ge=0, description="steps of a latent diffusion of the size of Stable Diffusion 1.5; 0 leaves it out"
+    )
 
 
 def run(config: BenchmarkConfig, context: RunContext) -> Report:
@@ -118,6 +122,10 @@ def run(config: BenchmarkConfig, context: RunContext) -> Report:
         metrics["times_slower_than_blur"] = float(
             np.median(seconds["doppel"]) / np.median(seconds["blur only (deface)"])
         )
+    if config.latent_diffusion_steps:
+        seconds_per_face = denoising_seconds(latent_diffusion_network(), config.latent_diffusion_steps, clock)
+        metrics["latent_diffusion_s_per_face"] = seconds_per_face
+        metrics["times_faster_than_latent_diffusion"] = seconds_per_face * faces / measured
     tables: dict[str, list[dict[str, Any]]] = {"stages": stages, "whole pictures": pictures}
     checks = [Check("faces in the pictures", 1.0, float(doppel.faces), relation="at_least")]
     if config.requests:

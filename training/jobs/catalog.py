@@ -14,6 +14,7 @@ from training.runs.job import Job
 
 # One line per job, sorted; the job's name is the last part with hyphens for underscores.
 JOBS: tuple[str, ...] = (
+    "training.jobs.ablate_service",
     "training.jobs.attack_gate",
     "training.jobs.audit",
     "training.jobs.audit_restorer",
@@ -29,6 +30,7 @@ JOBS: tuple[str, ...] = (
     "training.jobs.distill_generator",
     "training.jobs.encoder_trials",
     "training.jobs.exponentiated_gradient",
+    "training.jobs.fit_attribute_levels",
     "training.jobs.fit_attribute_match",
     "training.jobs.fit_block_calibrators",
     "training.jobs.fit_crop_restorer",

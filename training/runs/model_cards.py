@@ -31,6 +31,14 @@ class Purpose:
 
 
 PURPOSES: Mapping[str, Purpose] = {
+    "attribute-levels": Purpose(
+        "Levels of the attribute code",
+        "Limits what the attribute code tells: at the level `balanced` the learned part is a function of the light of "
+        "the face, at `strict` the landmarks keep only what pose and expression explain.",
+        "Proving that nothing else is told: landmarks of `balanced` are whole, and surroundings stay at every level.",
+        "What pose and expression do to landmarks was learned on rendered heads; on photographs of real people the "
+        "split is an approximation.",
+    ),
     "attribute-match": Purpose(
         "Coarse attribute match",
         "Refuses drawn identities whose apparent sex or age does not suit the hair, beard and skin that a picture "

@@ -226,6 +226,17 @@ class PooledAttributeEncoder:
         return 0.1 * pooled, torch.full_like(pooled, 0.3)
 
 
+class LevelRecorder:
+    """Lets every level tell everything, and remembers which were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, level: str, crops: Tensor, mean: Tensor) -> Tensor:
+        self.asked.append((level, len(crops)))
+        return mean
+
+
 class UniformProposal:
     dim = 128
 
@@ -317,6 +328,7 @@ class Rig:
     )
     identity_encoder: Any = field(default_factory=RandomIdentityEncoder)
     attribute_encoder: Any = field(default_factory=PooledAttributeEncoder)
+    levels: Any = field(default_factory=LevelRecorder)
     sampler: Any = field(default_factory=lambda: RejectionCandidates(RejectionSampler(UniformProposal(), 0.4)))
     generator: Any = field(default_factory=DrawingGenerator)
     meter: Any = field(default_factory=LeakageMeter)
@@ -348,6 +360,7 @@ class Rig:
             self.thresholds,
             self.identity_encoder,
             self.attribute_encoder,
+            self.levels,
             self.sampler,
             self.generator,
             self.wrap_gate(self.gate()),

@@ -266,6 +266,24 @@ for what, answer in ATTRIBUTE_ANSWERS.items():
         rig.attribute_encoder = kit.Altered(rig.attribute_encoder, answer)
 
 
+LEVEL_ANSWERS: dict[str, Callable[..., Any]] = {
+    "raises": fails(RuntimeError("map")),
+    "runs out of memory": fails(MemoryError()),
+    "returns NaN": lambda codes, *_: codes * torch.nan,
+    "returns one infinity": lambda codes, *_: codes.index_fill(3, torch.tensor([0]), torch.inf),
+    "returns none": lambda *_: None,
+    "returns a number": lambda *_: torch.tensor(0.5),
+    "returns a row too few": lambda codes, *_: codes[1:],
+    "returns a row too many": lambda codes, *_: torch.cat([codes, codes]),
+    "returns another shape": lambda codes, *_: codes[..., :1],
+}
+for what, answer in LEVEL_ANSWERS.items():
+
+    @fault(f"level {what}", answer)
+    def _level(rig: Any, kit: Any, patch: Any, answer: Any) -> None:
+        rig.levels = kit.Altered(rig.levels, answer)
+
+
 # --- sampler
 
 SAMPLER_ANSWERS: dict[str, Callable[..., Any]] = {

@@ -173,6 +173,12 @@ def blurred(bench: Bench) -> Any:
     return paste_face(bench.released, cv2.GaussianBlur(crop, (0, 0), 1.5), bench.record.matrix, face_mask()).pixels
 
 
+def brighter_record(bench: Bench) -> SourceRecord:
+    """Memory of the same face in more light."""
+    bright = (bench.source.astype(np.int16) + 100).clip(0, 255).astype(np.uint8)
+    return SourceRecord(align_face(bright, bench.record.landmarks), bench.record.landmarks, bench.record.embeddings)
+
+
 def second_face(bench: Bench, pixels: Any) -> Any:
     extra = cv2.resize(bench.kit.draw_crop(np.arange(64), 3), (60, 60), interpolation=cv2.INTER_AREA)
     pixels = pixels.copy()
@@ -417,6 +423,11 @@ CASES: dict[str, Case] = {
     ),
     "a smear is stopped": expect(
         WITHHELD, Reason.NOT_REALISTIC, lambda b: b.look(blurred(b), b.face(), gate=b.gate(ensemble=blind(b)))
+    ),
+    "a face in another light is stopped": expect(
+        WITHHELD,
+        Reason.NOT_REALISTIC,
+        lambda b: b.look(b.released, b.face(source=brighter_record(b))),
     ),
     "a weak detection is stopped": expect(
         WITHHELD,

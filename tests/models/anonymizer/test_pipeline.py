@@ -437,7 +437,9 @@ def test_the_record_of_the_source_is_forgotten(rig: Any, studio: Any, monkeypatc
     assert len(records) == 2
     assert all(record.embeddings is None and record._texture is None for record in records)
     assert repr(records[0]) == "SourceRecord(...)"
-    assert records[0].copied_share(np.zeros((128, 128, 3), dtype=np.uint8)) == 1.0
+    nothing = np.zeros((128, 128, 3), dtype=np.uint8)
+    assert records[0].copied_share(nothing) == 1.0
+    assert np.isnan(records[0].light_deviation(nothing))
 
 
 def test_provenance_says_what_was_made_and_is_signed(rig: Any, studio: Any) -> None:

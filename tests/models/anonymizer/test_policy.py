@@ -7,6 +7,7 @@ import pytest
 
 from models.anonymizer.errors import PolicyError
 from models.anonymizer.policy import Policy
+from models.encoder.levels import LEVELS
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,9 @@ from models.anonymizer.policy import Policy
     [
         {"mode": "none"},
         {"mode": "blur"},
+        {"level": "none"},
+        {"level": "Strict"},
+        {"level": None},
         {"scope": "global"},
         {"on_failure": "release"},
         {"media": "gif"},
@@ -46,3 +50,5 @@ def test_max_similarity_only_tightens() -> None:
 def test_digest_tells_policies_apart_and_hides_the_seed() -> None:
     assert Policy(seed=1).digest() == Policy(seed=2).digest()
     assert Policy(steps=2).digest() != Policy(steps=4).digest()
+    assert len({Policy(level=level).digest() for level in LEVELS}) == len(LEVELS) == 3
+    assert Policy().level == "balanced"
