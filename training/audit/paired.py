@@ -34,9 +34,9 @@ class Paired:
             direction: 1 where more is better, -1 where less is, 0 where neither is.
 
         Returns:
-            `better` or `worse` where the interval leaves zero out, else `open`.
+            `better` or `worse` where the interval leaves zero out, else `open`; one photo has no interval.
         """
-        if direction and (self.difference.lower > 0 or self.difference.upper < 0):
+        if direction and self.difference.count > 1 and (self.difference.lower > 0 or self.difference.upper < 0):
             return "better" if direction * self.difference.value > 0 else "worse"
         return "open"
 

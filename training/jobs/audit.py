@@ -56,7 +56,7 @@ from training.audit.tables import (
 from training.data.apparent_attributes import apparent_sex_and_age
 from training.data.drawn_faces import draw_photos
 from training.data.face_crops import to_tensor
-from training.jobs.calibrate_oracles import Half, embed_crops, pick_photos
+from training.jobs.calibrate_oracles import Half, embed_crops, pick_photos, read_suspects
 from training.jobs.publishing import write_sheet
 from training.objectives.reconstruction import laplacian_energy
 from training.runs.config import JobConfig
@@ -78,6 +78,9 @@ class AuditConfig(JobConfig):
         None, description="folder of photos, one main face in each; without it heads are rendered"
     )
     labels: Path | None = Field(None, description="CSV with columns file,identity; else the name without _NNNN")
+    weights: Path | None = Field(
+        None, description="weights.csv of clean-identities; attackers do not learn from its suspects"
+    )
     identity_half: Half = "test"
     photos: int = Field(500, ge=2, description="people whose photo is anonymized; each has a second photo as mate")
     attacker_people: int = Field(
@@ -206,10 +209,14 @@ def _checks(
 def _pairs(
     config: AuditConfig, context: RunContext, half: Half, people: int | None, rng: np.random.Generator
 ) -> list[tuple[Path, Path]]:
-    """Two photos of each person, in random order; a few people more than wanted, since a face may not be found."""
+    """Two photos of each person, in random order; a few people more than wanted, since a face may not be found.
+
+    With a number of people it is attackers who learn from them, and then suspected labels are left out.
+    """
     if config.folder is None:
         return _rendered_pairs(config, context, half)
-    labeled = pick_photos(config.folder, config.labels, half, None, rng)
+    suspects = read_suspects(config.weights) if config.weights and people is not None else frozenset()
+    labeled = pick_photos(config.folder, config.labels, half, None, rng, without=suspects)
     pairs = [(a, b) for a, b in zip(labeled.first, labeled.second, strict=True) if b is not None]
     chosen = [pairs[index] for index in rng.permutation(len(pairs))]
     return chosen if people is None else chosen[: people + people // 4]

@@ -162,7 +162,7 @@ def run(config: AuditRestorerConfig, context: RunContext) -> Report:
         Check("share of clean photos left alone", 1.0, metrics["clean_left_alone"]),
     ]
     strongest = comparisons.get(("noise 25", BARE, "U2 landmark error"))
-    if len(left_alone) >= MIN_SAMPLE and strongest is not None:
+    if strongest is not None and strongest.difference.count >= MIN_SAMPLE:
         claim = "noise 25: change of the landmark error (U2) by the restorer"
         checks.append(Check(claim, 0.0, strongest.difference.value, relation="at_most"))
     return Report(metrics=metrics, checks=checks, tables=tables)

@@ -175,7 +175,14 @@ def _encode(attributes: FaceAttributes, crops: NDArray[np.uint8]) -> tuple[Array
 
 
 def _state_columns(labels: Path, count: int) -> Array:
-    """Pose to the third power and expression units of every rendered head, (n, q).
+    """Pose to the third power and expression units of every rendered head.
+
+    Args:
+        labels: File written by `render-faces`.
+        count: Heads.
+
+    Returns:
+        (n, q).
 
     Raises:
         FileNotFoundError: There are no labels.

@@ -33,3 +33,9 @@ def test_only_photos_measured_under_both_count() -> None:
     assert (nothing.difference.count, nothing.outcome(1)) == (0, "open")
     with pytest.raises(ValueError, match="same photos"):
         paired(first, second[:3], np.random.default_rng(0))
+
+
+def test_one_photo_decides_nothing() -> None:
+    single = paired(np.array([1.0, np.nan]), np.array([0.0, 0.0]), np.random.default_rng(0))
+
+    assert (single.difference.count, single.outcome(-1), single.outcome(1)) == (1, "open", "open")
