@@ -23,7 +23,7 @@ SUFFIXES: Final[dict[str, Media]] = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "p
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the manifest: which file became what. No hash of the source is kept."""
+    """One line of the manifest: which file became what, under which policy. No hash of the source is kept."""
 
     source: str
     source_bytes: int
@@ -33,6 +33,7 @@ class Entry:
     reason: str | None
     sha256: str | None
     faces: list[dict[str, Any]] = field(default_factory=list)
+    policy: str = ""  # digest
 
     @property
     def is_failed(self) -> bool:
@@ -103,9 +104,18 @@ def read_manifest(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def is_done(job: Job, entry: Entry | None) -> bool:
-    """Tell whether a job's entry still holds: the source is the same and the output is the one that was verified."""
-    if entry is None:
+def is_done(job: Job, entry: Entry | None, policy: Policy) -> bool:
+    """Tell whether a job's entry still holds.
+
+    Args:
+        job: the file.
+        entry: what an earlier run did with it, if it did.
+        policy: the policy of this run.
+
+    Returns:
+        Whether policy and source are the same and the output is the one that was verified.
+    """
+    if entry is None or entry.policy != policy.digest():
         return False
     stat = job.source.stat()
     if (stat.st_size, stat.st_mtime_ns) != (entry.source_bytes, entry.source_mtime_ns):
@@ -148,9 +158,14 @@ def anonymize_files(
     todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
     finished: queue.SimpleQueue[Entry | BaseException] = queue.SimpleQueue()
     waiting = 0
+
+    def policy_of(job: Job) -> Policy:
+        media = SUFFIXES.get(job.target.suffix.lower(), policy.media) if keep_media else policy.media
+        return replace(policy, media=media)
+
     for job in jobs:
         entry = done.get(job.name)
-        if entry is not None and is_done(job, entry):
+        if entry is not None and is_done(job, entry, policy_of(job)):
             yield entry
         else:
             todo.put(job)
@@ -164,8 +179,8 @@ def anonymize_files(
                     job = todo.get_nowait()
                 except queue.Empty:
                     return
-                media = SUFFIXES.get(job.target.suffix.lower(), policy.media) if keep_media else policy.media
-                finished.put(_do(job, replace(policy, media=media), anonymizer, check_picture, scope_key))
+                entry = _do(job, policy_of(job), anonymizer, check_picture, scope_key)
+                finished.put(replace(entry, policy=policy_of(job).digest()))
         except BaseException as error:
             finished.put(error)
 

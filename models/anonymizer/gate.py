@@ -92,7 +92,7 @@ class GateBounds:
     min_overlap: float = 0.4
     max_landmark_deviation: float = 0.15
     max_copied_share: float = 0.1
-    max_light_deviation: float = 0.5
+    max_light_deviation: float = 0.75
 
     def __post_init__(self) -> None:
         """Refuse bounds that test nothing.

@@ -15,6 +15,8 @@ from models.anonymizer.oracle_views import as_batch, embed
 from models.anonymizer.randomness import torch_stream
 from models.anonymizer.source_record import SourceRecord
 from models.anonymizer.verdict import Reason
+from models.encoder.landmark_code import LANDMARK_CHANNELS
+from models.encoder.levels import Level
 
 _NORM_TOLERANCE = 1e-2
 
@@ -93,8 +95,9 @@ class SourceEncoder:
             raise ValueError(f"encoders must give one code per face, got {tuple(codes.shape)}, {tuple(mean.shape)}")
         codes, mean, std = codes.float().cpu(), limited.float().cpu(), std.float().cpu()
         for row, face in enumerate(faces):
-            noise = torch.randn(mean.shape[1:], generator=torch_stream(face.attribute_seed))
-            attribute_code = mean[row] + std[row] * noise
+            attribute_code = mean[row] + std[row] * attribute_noise(
+                mean.shape[1:], face.attribute_seed, face.policy.level
+            )
             norm_error = abs(float(codes[row].norm()) - 1.0)
             # a NaN fails both comparisons
             if not norm_error <= _NORM_TOLERANCE or not bool(
@@ -108,3 +111,22 @@ class SourceEncoder:
 
     def _crops(self, faces: Sequence[FaceWork]) -> Tensor:
         return as_batch([present(face.aligned).crop for face in faces]).to(self._device)
+
+
+def attribute_noise(shape: Sequence[int], seed: bytes, level: Level) -> Tensor:
+    """Draw the noise of one attribute code.
+
+    Two levels give a part of the code the same noise where its mean is the same, and independent noise where it is
+    not: nobody who has one picture at two levels can average the noise out, nor cancel it to read the difference.
+
+    Args:
+        shape: of the code, (c, h, w), the landmarks in the last two channels.
+        seed: secret of the face.
+        level: level of the policy.
+
+    Returns:
+        Standard normal noise (c, h, w).
+    """
+    learned = torch.randn(*shape, generator=torch_stream(seed, 0, int(level == "faithful")))
+    landmarks = torch.randn(*shape, generator=torch_stream(seed, 1, int(level == "strict")))
+    return torch.cat([learned[:-LANDMARK_CHANNELS], landmarks[-LANDMARK_CHANNELS:]])

@@ -154,6 +154,15 @@ def test_the_level_reaches_the_policy(doppel, photos, fake_anonymizer):
     assert len(fake_anonymizer.policies) == 3
 
 
+def test_a_folder_is_done_again_under_another_policy(doppel, photos, fake_anonymizer):
+    doppel("anonymize", photos, "out", "--level", "faithful")
+    asked = len(fake_anonymizer.policies)
+    doppel("anonymize", photos, "out", "--level", "faithful")
+    assert len(fake_anonymizer.policies) == asked
+    doppel("anonymize", photos, "out", "--level", "strict")
+    assert [policy.level for policy in fake_anonymizer.policies] == ["faithful"] * asked + ["strict"] * asked
+
+
 def test_photos_are_ingested_and_come_back_anonymized(doppel, photos, tmp_path):
     (photos / "captions.csv").write_text(
         "file,caption,year\nface.png,people at a table,2020\nlake.jpg,a quiet lake,2021\nbroken.jpg,nothing,2022\n"

@@ -10,7 +10,10 @@ import torch
 
 from models.anonymizer.pipeline import PictureRequest
 from models.anonymizer.redetection import DetectionPlan
+from models.anonymizer.source_encoding import attribute_noise
 from models.anonymizer.verdict import Reason, Status
+from models.encoder.landmark_code import LANDMARK_CHANNELS
+from models.encoder.levels import LEVELS
 
 TWO_FACES = (((10, 10), (150, 20)), (300, 180))
 MARKS = {"strict": 3.0, "balanced": 0.0, "faithful": -3.0}
@@ -89,3 +92,23 @@ def test_a_face_whose_level_fails_withholds_its_picture_where_the_policy_says_so
     (release,) = rig.run(studio.draw_picture(3), on_failure="withhold")
     assert (release.status, release.reason) == (Status.WITHHELD, Reason.ENCODER_FAILED)
     assert release.image_bytes() is None
+
+
+def test_levels_share_noise_exactly_where_they_share_the_mean() -> None:
+    noise = {level: attribute_noise((10, 8, 8), bytes(32), level) for level in LEVELS}
+    learned = {level: value[:-LANDMARK_CHANNELS] for level, value in noise.items()}
+    landmarks = {level: value[-LANDMARK_CHANNELS:] for level, value in noise.items()}
+
+    assert torch.equal(learned["strict"], learned["balanced"])
+    assert torch.equal(landmarks["balanced"], landmarks["faithful"])
+    for parts, first, second in ((learned, "faithful", "balanced"), (landmarks, "strict", "balanced")):
+        pair = torch.stack([parts[first].flatten(), parts[second].flatten()])
+        # independent: the correlation of n draws has the standard error 1 / sqrt(n)
+        assert abs(float(torch.corrcoef(pair)[0, 1])) < 3 / pair.shape[1] ** 0.5
+
+
+def test_the_noise_of_a_level_is_the_same_every_time_and_another_for_another_face() -> None:
+    first, again, other = (attribute_noise((10, 8, 8), seed, "balanced") for seed in (bytes(32), bytes(32), b"x" * 32))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
