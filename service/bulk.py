@@ -179,8 +179,8 @@ def anonymize_files(
                     job = todo.get_nowait()
                 except queue.Empty:
                     return
-                entry = _do(job, policy_of(job), anonymizer, check_picture, scope_key)
-                finished.put(replace(entry, policy=policy_of(job).digest()))
+                own = policy_of(job)
+                finished.put(replace(_do(job, own, anonymizer, check_picture, scope_key), policy=own.digest()))
         except BaseException as error:
             finished.put(error)
 

@@ -20,7 +20,7 @@ still tell what its loss put there; a function of the light tells nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import torch
@@ -110,8 +110,8 @@ class AttributeLevels:
 
     def to_files(self) -> dict[str, bytes]:
         """Serialize as the files of an artifact."""
-        names = ("light_weights", "light_bias", "landmark_mean", "landmark_map")
-        return {TENSORS_FILE: write_tensors({name: getattr(self, name).float().contiguous() for name in names})}
+        tensors = {part.name: getattr(self, part.name).float().contiguous() for part in fields(self)}
+        return {TENSORS_FILE: write_tensors(tensors)}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> AttributeLevels:
@@ -127,7 +127,7 @@ class AttributeLevels:
             ValueError: if a tensor is missing or misshapen.
         """
         tensors = read_tensors(files[TENSORS_FILE])
-        names = ("light_weights", "light_bias", "landmark_mean", "landmark_map")
+        names = [part.name for part in fields(cls)]
         if missing := sorted(set(names) - set(tensors)):
             raise ValueError(f"attribute levels lack the tensors {missing}")
         return cls(*(tensors[name] for name in names))

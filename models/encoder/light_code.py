@@ -33,10 +33,17 @@ def light_numbers(crops: Tensor) -> Tensor:
     Returns:
         Coefficients (n, 27), red first; one unit is one unit of brightness, root mean square over the mask.
     """
+    rows, columns, scaled = _basis_tensors()
+    return (crops[:, :, rows, columns].float() @ scaled.to(crops.device)).flatten(1)
+
+
+@cache
+def _basis_tensors() -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (p,) and columns (p,) of the pixels inside the mask, and the basis (p, 9) for means over them."""
     inside, basis = harmonic_basis()
     rows, columns = np.nonzero(inside)
-    scaled = torch.from_numpy((basis / np.sqrt(len(basis))).astype(np.float32)).to(crops.device)
-    return (crops[:, :, torch.from_numpy(rows), torch.from_numpy(columns)].float() @ scaled).flatten(1)
+    scaled = (basis / np.sqrt(len(basis))).astype(np.float32)
+    return torch.from_numpy(rows), torch.from_numpy(columns), torch.from_numpy(scaled)
 
 
 @cache

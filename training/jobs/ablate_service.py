@@ -26,10 +26,10 @@ from training.audit.paired import paired
 from training.audit.photos import AuditedPhoto, read_photos
 from training.audit.statistics import Estimate, mean, rank_k, rate
 from training.audit.tables import RECOGNIZERS, Table
-from training.audit.utility import MEASURES, Instruments, Values, read_clean, read_utility
+from training.audit.utility import MEASURES, Instruments, Values, estimate, read_clean, read_utility
 from training.data.apparent_attributes import apparent_sex_and_age
-from training.data.drawn_faces import draw_photos
-from training.jobs.calibrate_oracles import Half, embed_crops, pick_photos
+from training.jobs.calibrate_oracles import Half, embed_crops
+from training.jobs.photo_pairs import labeled_pairs, rendered_pairs
 from training.jobs.service_ablations import SERVED, WAYS, AblatedService
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -87,7 +87,11 @@ def run(config: AblateServiceConfig, context: RunContext) -> Report:
     instruments = Instruments(
         MtcnnDetector(), service.assembly.attributes.landmark_net, partial(apparent_sex_and_age, store=context.store)
     )
-    photos = read_photos(_pairs(config, context, rng), service.assembly.detector, config.photos)
+    if config.folder is None:
+        pairs = rendered_pairs(context.directory / "rendered", config.photos, config.seed)
+    else:
+        pairs = labeled_pairs(config.folder, config.labels, config.identity_half, rng)
+    photos = read_photos(pairs, service.assembly.detector, config.photos)
     utility: dict[str, list[dict[str, Values]]] = defaultdict(list)
     crops: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
     places: dict[str, list[int]] = defaultdict(list)
@@ -181,14 +185,14 @@ def _privacy(
 
 
 def _estimate(key: str, values: Values, rng: np.random.Generator) -> Estimate:
-    """Mean over the photos that were measured: Wilson's interval for a share, the bootstrap's for another."""
-    measured = values[np.isfinite(values)]
-    is_share = bool(np.isin(measured, (0.0, 1.0)).all()) and "error" not in key
-    return rate(measured > 0) if is_share else mean(measured, rng)
+    """Over the photos that were measured: a share with Wilson's interval, any other mean with the bootstrap's."""
+    if key in MEASURES:
+        return estimate(key, values, rng)
+    return rate(values[np.isfinite(values)] > 0) if key.startswith(("P1.", "P3 ")) else mean(values, rng)
 
 
-def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.lower:.3f} .. {estimate.upper:.3f})"
+def _shown(found: Estimate) -> str:
+    return f"{found.value:.3f} ({found.lower:.3f} .. {found.upper:.3f})"
 
 
 def _difference(name: str, key: str, first: Values, other: Values, rng: np.random.Generator) -> dict[str, object]:
@@ -203,15 +207,6 @@ def _difference(name: str, key: str, first: Values, other: Values, rng: np.rando
         "n": change.count,
         "this way is": compared.outcome(DIRECTIONS[key]),
     }
-
-
-def _pairs(config: AblateServiceConfig, context: RunContext, rng: np.random.Generator) -> list[tuple[Path, Path]]:
-    if config.folder is None:
-        paths = draw_photos(context.directory / "rendered", config.photos, 2, config.seed)
-        return list(zip(paths[::2], paths[1::2], strict=True))
-    labeled = pick_photos(config.folder, config.labels, config.identity_half, None, rng)
-    pairs = [(a, b) for a, b in zip(labeled.first, labeled.second, strict=True) if b is not None]
-    return [pairs[index] for index in rng.permutation(len(pairs))]
 
 
 def _stack(crops: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

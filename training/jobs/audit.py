@@ -54,9 +54,9 @@ from training.audit.tables import (
     subgroup_table,
 )
 from training.data.apparent_attributes import apparent_sex_and_age
-from training.data.drawn_faces import draw_photos
 from training.data.face_crops import to_tensor
-from training.jobs.calibrate_oracles import Half, embed_crops, pick_photos, read_suspects
+from training.jobs.calibrate_oracles import Half, embed_crops, read_suspects
+from training.jobs.photo_pairs import labeled_pairs, rendered_pairs
 from training.jobs.publishing import write_sheet
 from training.objectives.reconstruction import laplacian_energy
 from training.runs.config import JobConfig
@@ -214,19 +214,11 @@ def _pairs(
     With a number of people it is attackers who learn from them, and then suspected labels are left out.
     """
     if config.folder is None:
-        return _rendered_pairs(config, context, half)
+        drawn = config.photos if half == config.identity_half else config.attacker_people
+        return rendered_pairs(context.directory / f"rendered-{half}", drawn, config.seed + (half == "calibration"))
     suspects = read_suspects(config.weights) if config.weights and people is not None else frozenset()
-    labeled = pick_photos(config.folder, config.labels, half, None, rng, without=suspects)
-    pairs = [(a, b) for a, b in zip(labeled.first, labeled.second, strict=True) if b is not None]
-    chosen = [pairs[index] for index in rng.permutation(len(pairs))]
+    chosen = labeled_pairs(config.folder, config.labels, half, rng, without=suspects)
     return chosen if people is None else chosen[: people + people // 4]
-
-
-def _rendered_pairs(config: AuditConfig, context: RunContext, half: Half) -> list[tuple[Path, Path]]:
-    """Two pictures of each of some rendered people; another half is other people."""
-    people = config.photos if half == config.identity_half else config.attacker_people
-    paths = draw_photos(context.directory / f"rendered-{half}", people, 2, config.seed + (half == "calibration"))
-    return list(zip(paths[::2], paths[1::2], strict=True))
 
 
 def _anonymize(photos: list[AuditedPhoto], assembly: Assembly, config: AuditConfig, context: RunContext) -> None:

@@ -81,7 +81,8 @@ class AblatedService:
             seed: with the same seed every way proposes the same identities.
         """
         self.assembly: Assembly = assemble(store, AssemblySettings(far=far))
-        self._store = store
+        self._realism = load_realism(store)
+        self._matcher = SceneMatcher(self.assembly.generator, load_attribute_match(store))
         self._far = far
         self._seed = seed
         # every way begins by searching the same pictures
@@ -122,7 +123,7 @@ class AblatedService:
             name: entry if name in way.oracles else replace(entry, privacy_threshold=_NEVER, impostor_std=0.0)
             for name, entry in calibrated.items()
         }
-        gate = Gate(parts.detector, parts.ensemble, thresholds, load_realism(self._store))
+        gate = Gate(parts.detector, parts.ensemble, thresholds, self._realism)
         attributes = parts.attributes
         generator: Generator = parts.generator
         if way.corrects:
@@ -142,5 +143,5 @@ class AblatedService:
             settings=SynthesisSettings(margin=way.margin),
             seeds=FaceSeeds(_ATTRIBUTE_KEY),
             landmarks=attributes.landmark_net,
-            matcher=SceneMatcher(parts.generator, load_attribute_match(self._store)) if way.matches else None,
+            matcher=self._matcher if way.matches else None,
         )
