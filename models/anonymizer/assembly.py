@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -219,7 +219,7 @@ def assemble(
         LandmarkCorrection(generator, attributes.landmark_net, attributes.encoder.landmark_mean),
         gate,
         meter,
-        settings=settings.synthesis,
+        settings=replace(settings.synthesis, oracle_dtype=autocast_dtype(place)),
         limits=settings.limits,
         seeds=FaceSeeds(attribute_key, pseudonym_epoch),
         landmarks=attributes.landmark_net,

@@ -8,6 +8,7 @@ first look, so the cascade asks about as many crops as two views of every candid
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ class CandidateTest:
         margin: float,
         landmarks: LandmarkEstimator | None,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Take the networks.
 
@@ -63,12 +65,14 @@ class CandidateTest:
             landmarks: finds the 68 landmarks by which a candidate is aligned anew, as the gate does with the landmarks
                 that the released face shows; without it that view is left to the gate.
             device: where the networks run.
+            dtype: format in which the oracles multiply, `torch.float32` or `torch.bfloat16`.
         """
         self._ensemble = ensemble
         self._thresholds = dict(thresholds)
         self._margin = margin
         self._landmarks = landmarks
         self._device = device
+        self._dtype = dtype
 
     def limits(self, policy: Policy) -> dict[str, float]:
         """Give tau_k - m_k, the limit of each oracle for a candidate."""
@@ -122,7 +126,9 @@ class CandidateTest:
 
     def _compare(self, sources: Mapping[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
         """Largest similarity over the views (v, n, 3, 128, 128), oracle name -> (n,)."""
-        answers = embed(self._ensemble, seen.flatten(0, 1), self._thresholds)
+        is_narrow = self._dtype != torch.float32
+        with torch.autocast(self._device.type, dtype=self._dtype) if is_narrow else nullcontext():
+            answers = embed(self._ensemble, seen.flatten(0, 1), self._thresholds)
         outputs = {name: answer.unflatten(0, seen.shape[:2]) for name, answer in answers.items()}
         return {name: values.amax(dim=0) for name, values in similarities(sources, outputs).items()}
 

@@ -57,6 +57,8 @@ class SynthesisSettings:
         margin: how far below the threshold of an oracle a candidate must stay, in standard deviations of the
             similarity of different people. It keeps what paste and encoder change from crossing the threshold of the
             gate, and recognizers that are not asked from seeing what the asked ones nearly see.
+        oracle_dtype: format in which the oracles multiply when they judge candidates. The gate judges what is sent in
+            float32, so bfloat16, which moves similarities by some thousandths, can cost a face and never admit one.
     """
 
     first_block: int = 1
@@ -64,6 +66,7 @@ class SynthesisSettings:
     max_rows: int = 64
     select: Selection = "first"
     margin: float = 0.75
+    oracle_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         """Refuse empty blocks.
@@ -133,7 +136,14 @@ class Synthesizer:
         """
         if settings.select == "landmarks" and landmarks is None:
             raise ValueError("select='landmarks' needs a landmark estimator")
-        self._test = CandidateTest(ensemble, thresholds, margin=settings.margin, landmarks=landmarks, device=device)
+        self._test = CandidateTest(
+            ensemble,
+            thresholds,
+            margin=settings.margin,
+            landmarks=landmarks,
+            device=device,
+            dtype=settings.oracle_dtype,
+        )
         self._sampler = sampler
         self._generator = generator
         self._settings = settings

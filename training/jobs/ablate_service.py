@@ -58,7 +58,12 @@ class AblateServiceConfig(JobConfig):
     labels: Path | None = Field(None, description="CSV with columns file,identity; else the name without _NNNN")
     identity_half: Half = "test"
     photos: int = Field(200, ge=2, description="people; each has a second photo as mate")
-    ways: tuple[str, ...] = Field(tuple(WAYS), min_length=1, description="ways to run; the first is compared with")
+    ways: tuple[str, ...] = Field(
+        tuple(name for name, way in WAYS.items() if way.is_taught),
+        min_length=1,
+        description="ways to run; the first is compared with",
+    )
+    teacher: str | None = Field(None, description="version of an undistilled face-generator, for the way it draws in")
     batch: int = Field(10, ge=1, description="photos per pipeline call")
     far: float = Field(1e-3, gt=0, lt=1)
     artifacts: Path | None = Field(None, description="artifact store; the run's own by default")
@@ -76,14 +81,16 @@ def run(config: AblateServiceConfig, context: RunContext) -> Report:
         recognizers the auditor knows more faces.
 
     Raises:
-        ValueError: A way is unknown.
+        ValueError: A way is unknown, or it is the teacher's and its version is not given.
     """
     if unknown := sorted(set(config.ways) - set(WAYS)):
         raise ValueError(f"unknown ways {unknown}; there are {sorted(WAYS)}")
+    if config.teacher is None and not all(WAYS[name].is_taught for name in config.ways):
+        raise ValueError("set teacher=VERSION, an undistilled face-generator, for the way in which it draws")
     if config.artifacts is not None:
         context = dataclasses.replace(context, store=ArtifactStore(config.artifacts))
     rng = np.random.default_rng(config.seed)
-    service = AblatedService(context.store, config.far, config.seed)
+    service = AblatedService(context.store, config.far, config.seed, config.teacher)
     instruments = Instruments(
         MtcnnDetector(), service.assembly.attributes.landmark_net, partial(apparent_sex_and_age, store=context.store)
     )

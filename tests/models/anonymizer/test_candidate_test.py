@@ -159,3 +159,23 @@ def test_five_points_are_read_off_the_landmarks(studio: Any) -> None:
     for broken in (torch.zeros(1, 68, 2), torch.full((1, 68, 2), torch.nan)):
         with pytest.raises(ValueError, match="apart"):
             five_points(broken)
+
+
+def test_oracles_of_candidates_may_multiply_in_bfloat16_and_their_sources_did_not(studio: Any) -> None:
+    seen: list[bool] = []
+
+    class Watching(PooledOracles):
+        def __call__(self, crops: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16)
+            return super().__call__(crops)
+
+    crops, source = draw(0, 8)
+    _, thresholds = make(studio, PooledOracles())
+    for dtype in (torch.float32, torch.bfloat16):
+        test = CandidateTest(
+            Watching(), thresholds, margin=0.0, landmarks=None, device=torch.device("cpu"), dtype=dtype
+        )
+        judge(test, crops, source)
+        assert set(seen) == {dtype == torch.bfloat16}
+        seen.clear()
+    assert not torch.is_autocast_enabled("cpu")

@@ -113,3 +113,27 @@ def test_values_out_of_range_are_refused_by_name(autoencoder: LatentAutoencoder,
     wrong = str(steps) if not 1 <= steps <= 50 else str(guidance)
     with pytest.raises(ValueError, match=wrong):
         model.generate(crops, attributes, codes, steps=steps, guidance=guidance)
+
+
+def test_candidates_of_one_face_share_its_context(
+    autoencoder: LatentAutoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FaceGenerator(autoencoder, _lively()).eval()
+    crops, attributes, codes = _inputs(3)
+    encoded: list[int] = []
+    encode = autoencoder.encode
+    monkeypatch.setattr(autoencoder, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    rows = torch.tensor([0, 0, 1, 2, 2, 2, 0])
+    streams = [torch.Generator().manual_seed(int(row)) for row in rows]
+    together = model.generate(crops[rows], attributes[rows], codes[rows], steps=2, generator=streams)
+
+    assert encoded == [4]
+    for index, row in enumerate(rows.tolist()):
+        alone = model.generate(
+            crops[row : row + 1],
+            attributes[row : row + 1],
+            codes[row : row + 1],
+            steps=2,
+            generator=[torch.Generator().manual_seed(row)],
+        )
+        assert torch.allclose(together[index : index + 1], alone, atol=1e-4)
