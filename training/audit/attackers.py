@@ -77,6 +77,7 @@ class PairAttacker:
         splits: Sequence[int],
         rng: np.random.Generator,
         *,
+        people: NDArray[np.int64] | None = None,
         directions: int = 32,
         negatives: int = 5,
         steps: int = 300,
@@ -88,6 +89,7 @@ class PairAttacker:
             clean: Joined embeddings of other photos of the same people, (n, d).
             splits: Column at which each recognizer's embedding starts, and the end.
             rng: Draws the wrong pairs.
+            people: Person of each row, (n,), at least two; None where each shows somebody else.
             directions: q.
             negatives: Wrong pairs for each right one.
             steps: Steps of the optimizer.
@@ -101,7 +103,7 @@ class PairAttacker:
             bases.append(rows[:directions].T.astype(np.float64))
         empty = cls(bases, splits, np.zeros(0))
         n = len(released)
-        others = [(np.arange(n) + rng.integers(1, n)) % n for _ in range(negatives)]
+        others = [_strangers(np.arange(n) if people is None else people, rng) for _ in range(negatives)]
         features = np.concatenate(
             [empty.features(released, clean), *(empty.features(released, clean[index]) for index in others)]
         )
@@ -127,6 +129,23 @@ class PairAttacker:
         return np.concatenate([*columns, np.ones((len(first), 1))], axis=1)
 
     def scores(self, released: Codes, gallery: Codes) -> Scores:
-        """Score every probe against every gallery entry: (n, d) and (m, d) to (n, m)."""
-        rows = [self.features(np.broadcast_to(probe, gallery.shape), gallery) @ self.weights for probe in released]
-        return np.stack(rows) if rows else np.zeros((0, len(gallery)))
+        """Score every probe against every gallery entry: (n, d) and (m, d) to (n, m).
+
+        The score is a bilinear form of both embeddings, one block for each recognizer, and so takes one product.
+        """
+        total = np.full((len(released), len(gallery)), self.weights[-1])
+        place = 0
+        for basis, start, end in zip(self.bases, self.splits[:-1], self.splits[1:], strict=True):
+            cosine, directions = self.weights[place], self.weights[place + 1 : place + 1 + basis.shape[1]]
+            a, b = released[:, start:end].astype(np.float64), gallery[:, start:end].astype(np.float64)
+            total += cosine * (a @ b.T) + (a @ basis * directions) @ (b @ basis).T
+            place += 1 + basis.shape[1]
+        return total
+
+
+def _strangers(people: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """For every row some row that shows another person, (n,)."""
+    drawn = rng.integers(0, len(people), len(people))
+    while (same := people[drawn] == people).any():
+        drawn[same] = rng.integers(0, len(people), int(same.sum()))
+    return drawn

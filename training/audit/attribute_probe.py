@@ -62,12 +62,20 @@ class CodeProbe:
     penalty: float
 
     @classmethod
-    def fit(cls, codes: Codes, embeddings: Codes, *, penalties: tuple[float, ...] = PENALTIES) -> CodeProbe:
+    def fit(
+        cls,
+        codes: Codes,
+        embeddings: Codes,
+        *,
+        people: NDArray[np.int64] | None = None,
+        penalties: tuple[float, ...] = PENALTIES,
+    ) -> CodeProbe:
         """Fit with the penalty under which held-out people are predicted best.
 
         Args:
-            codes: Codes, one row for each person, (n, d).
+            codes: Codes, one row for each photo, (n, d).
             embeddings: Embeddings of the same people, (n, e).
+            people: Person of each row, (n,), held out with all rows; None where each shows somebody else.
             penalties: Penalties to choose from.
 
         Returns:
@@ -81,7 +89,8 @@ class CodeProbe:
         mean, scale = codes.mean(0, dtype=np.float64), codes.std(0, dtype=np.float64) + 1e-6
         center = embeddings.mean(0, dtype=np.float64)
         x, y = ((codes - mean) / scale).astype(np.float32), (embeddings - center).astype(np.float32)
-        fold = np.arange(len(x)) % min(_FOLDS, len(x))
+        person = np.arange(len(x)) if people is None else np.unique(people, return_inverse=True)[1]
+        fold = person % min(_FOLDS, int(person.max()) + 1)
         best = max(penalties, key=lambda penalty: _held_out_agreement(x, y, fold, penalty))
         return cls(mean, scale, center, RidgeAttacker.fit(x, y, best), best)
 

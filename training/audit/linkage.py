@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,21 @@ def linkage_error(first: Codes, second: Codes) -> float:
     similarity = first @ second.T
     same = np.eye(len(similarity), dtype=np.bool_)
     return equal_error_rate(similarity[same], similarity[~same])
+
+
+def linkage_row(name: str, sides: Mapping[str, tuple[Codes, Codes]]) -> dict[str, object]:
+    """One row of the table of linkage.
+
+    Args:
+        name: The recognizer.
+        sides: What is compared to its embeddings of the first and of the second photo of n people, (n, d) each.
+
+    Returns:
+        The row.
+    """
+    people = {len(first) for first, _ in sides.values()}
+    row: dict[str, object] = {"recognizer": name, "people": max(people)}
+    return row | {f"EER, {label}": round(linkage_error(*codes), 3) for label, codes in sides.items()}
 
 
 def differencing(

@@ -128,6 +128,11 @@ def read_photos(pairs: list[tuple[Path, Path]], detector: FaceDetector, limit: i
     return photos
 
 
+def both_photos(photos: list[AuditedPhoto], per_person: int) -> list[AuditedPhoto]:
+    """The photos, and with two per person the mates after them in the same order, each with the other as its mate."""
+    return photos if per_person == 1 else [*photos, *(photo.mate_as_source() for photo in photos)]
+
+
 def _never() -> None:
     """The checkpoint of a search without a deadline."""
 

@@ -7,28 +7,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.audit.statistics import Estimate, rank_k, rate
+from training.audit.probes import Probes
+from training.audit.statistics import Estimate, rank_k
 
 Codes = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Unit embeddings by one recognizer; a gallery has one row per person, the probes belong to `rows` of it.
+    """Unit embeddings by one recognizer; galleries have one row for each of the m photos, the probes are some of them.
 
     Attributes:
         own: Released faces aligned by their own landmarks, (n, d).
         shared: Released faces aligned by the source's landmarks, (n, d).
         source: The very photos that were anonymized, (m, d).
-        mate: Another photo of each person, (m, d).
-        rows: Gallery row of each probe, (n,).
+        mate: Another photo of the person in each photo, (m, d).
+        probes: Which photos the released faces are of, n of them.
     """
 
     own: Codes
     shared: Codes
     source: Codes
     mate: Codes
-    rows: NDArray[np.int64]
+    probes: Probes
 
 
 def privacy_measures(views: Views, threshold: float) -> dict[str, Estimate]:
@@ -43,25 +44,35 @@ def privacy_measures(views: Views, threshold: float) -> dict[str, Estimate]:
         other photos and against the sources), P7 (somebody else of the gallery matches), and the same rank of clean
         photos as ceiling.
     """
-    own, rows = views.own, views.rows
+    own, probes = views.own, views.probes
+    clean, mate = views.source[probes.places], views.mate[probes.places]
     similarity = self_similarity(views)
-    others = own @ views.mate.T
-    others[np.arange(len(rows)), rows] = -1.0
+    others = probes.scores(own, views.mate)
+    others[np.arange(len(probes)), probes.people] = -1.0
     return {
-        "P1": rate(similarity >= threshold),
-        "P2": rate((own * views.mate[rows]).sum(1) >= threshold),
-        "P3 rank-1 mate": rate(rank_k(own, views.mate, rows)),
-        "P3 rank-5 mate": rate(rank_k(own, views.mate, rows, k=5)),
-        "P3 rank-1 source": rate(rank_k(own, views.source, rows)),
-        "P7 collision": rate(others.max(1) >= threshold),
-        "clean rank-1 mate": rate(rank_k(views.source[rows], views.mate, rows)),
-        "clean P2": rate((views.source[rows] * views.mate[rows]).sum(1) >= threshold),
+        "P1": probes.rate(similarity >= threshold),
+        "P2": probes.rate((own * mate).sum(1) >= threshold),
+        "P3 rank-1 mate": probes.found(own, views.mate),
+        "P3 rank-5 mate": probes.found(own, views.mate, k=5),
+        "P3 rank-1 source": probes.found(own, views.source),
+        "P7 collision": probes.rate(others.max(1) >= threshold),
+        "clean rank-1 mate": probes.found(clean, views.mate),
+        "clean P2": probes.rate((clean * mate).sum(1) >= threshold),
     }
+
+
+def own_original_found(views: Views) -> Estimate:
+    """P4: share of released faces whose nearest photo among all that were anonymized is their own original.
+
+    Source: Kung et al., "Face Anonymization Made Simple" (WACV 2025), who search the test set with a FaceNet. Where
+    both photos of a person are in the set, the person's other photo is a miss.
+    """
+    return views.probes.rate(rank_k(views.own, views.source, views.probes.places))
 
 
 def self_similarity(views: Views) -> NDArray[np.float64]:
     """Similarity of each released face to its own source, the larger of both alignments, (n,)."""
-    source = views.source[views.rows]
+    source = views.source[views.probes.places]
     return np.maximum((views.own * source).sum(1), (views.shared * source).sum(1)).astype(np.float64)
 
 
@@ -77,19 +88,19 @@ def similarity_tail(similarity: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def replaced_measures(probes: Codes, source: Codes, rows: NDArray[np.int64], threshold: float) -> dict[str, Estimate]:
+def replaced_measures(treated: Codes, source: Codes, probes: Probes, threshold: float) -> dict[str, Estimate]:
     """P1 and rank-1 against the source for faces treated in another way (blur, pixels, mask).
 
     Args:
-        probes: Embeddings of the treated faces, (n, d).
+        treated: Embeddings of the treated faces, (n, d).
         source: Gallery of the sources, (m, d).
-        rows: Gallery row of each probe, (n,).
+        probes: Which photos the treated faces are of.
         threshold: Similarity from which two faces count as one person.
 
     Returns:
         Both measures.
     """
     return {
-        "P1": rate((probes * source[rows]).sum(1) >= threshold),
-        "P3 rank-1 source": rate(rank_k(probes, source, rows)),
+        "P1": probes.rate((treated * source[probes.places]).sum(1) >= threshold),
+        "P3 rank-1 source": probes.found(treated, source),
     }

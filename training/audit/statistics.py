@@ -1,4 +1,4 @@
-"""Rates and means with intervals."""
+"""Rates and means with intervals, over people where one person has several photos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+_Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +28,83 @@ class Estimate:
     count: int
 
 
-def rate(hits: NDArray[np.bool_]) -> Estimate:
-    """Share of true entries with its Wilson interval; NaN for an empty sample."""
+def rate(hits: NDArray[np.bool_], people: NDArray[np.int64] | None = None) -> Estimate:
+    """Share of true entries with its Wilson interval; NaN for an empty sample.
+
+    Two photos of one person are no two independent photos. Where people repeat, the interval is that of the effective
+    sample size n / deff (Kish, "Survey Sampling", 1965, on the design effect of clusters; Wilson's interval with it is
+    that of Franco et al., 2019), with the effect of `design_effect`.
+
+    Args:
+        hits: One entry per photo, (n,).
+        people: Person of each photo, (n,); None where each shows somebody else.
+
+    Returns:
+        The estimate; its count is n.
+    """
     n = len(hits)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    interval = stats.binomtest(int(hits.sum()), n).proportion_ci(0.95, method="wilson")
-    return Estimate(float(hits.mean()), float(interval.low), float(interval.high), n)
+    share = float(hits.mean())
+    size = n / design_effect(hits, people)
+    middle = (share + _Z**2 / (2 * size)) / (1 + _Z**2 / size)
+    half = _Z / (1 + _Z**2 / size) * math.sqrt(share * (1 - share) / size + _Z**2 / (4 * size**2))
+    return Estimate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)), n)
 
 
-def mean(values: NDArray[np.float64], rng: np.random.Generator, *, resamples: int = 1000) -> Estimate:
-    """Mean with a percentile bootstrap interval.
+def design_effect(hits: NDArray[np.bool_], people: NDArray[np.int64] | None) -> float:
+    """Variance of a share over people divided by the one over as many independent photos.
 
     Args:
-        values: One value per person, (n,); NaN entries are left out.
+        hits: One entry per photo, (n,), at least one.
+        people: Person of each photo, (n,); None where each shows somebody else.
+
+    Returns:
+        At least 1, at most the mean number of photos of a person; the latter where all entries are equal, since then
+        nothing tells how alike two photos of one person are.
+    """
+    if people is None:
+        return 1.0
+    places = np.unique(people, return_inverse=True)[1]
+    clusters = int(places.max()) + 1
+    most = len(hits) / clusters
+    share = float(hits.mean())
+    if clusters < 2 or share in (0.0, 1.0):
+        return most
+    residuals = np.bincount(places, hits - share)
+    clustered = clusters / (clusters - 1) * float(np.square(residuals).sum()) / len(hits)
+    return min(most, max(1.0, clustered / (share * (1 - share))))
+
+
+def mean(
+    values: NDArray[np.float64],
+    rng: np.random.Generator,
+    people: NDArray[np.int64] | None = None,
+    *,
+    resamples: int = 1000,
+) -> Estimate:
+    """Mean with a percentile bootstrap interval, over people where they repeat.
+
+    Args:
+        values: One value per photo, (n,); NaN entries are left out.
         rng: Draws the resamples.
+        people: Person of each photo, (n,), all of whose photos are drawn together; None where each shows somebody else.
         resamples: Number of bootstrap resamples.
 
     Returns:
         The estimate; NaN for an empty sample.
     """
-    kept = values[np.isfinite(values)]
+    finite = np.isfinite(values)
+    kept = values[finite]
     if len(kept) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    means = kept[rng.integers(0, len(kept), (resamples, len(kept)))].mean(1)
+    if people is None:
+        means = kept[rng.integers(0, len(kept), (resamples, len(kept)))].mean(1)
+    else:
+        places = np.unique(people[finite], return_inverse=True)[1]
+        sums, counts = np.bincount(places, kept), np.bincount(places)
+        drawn = rng.integers(0, len(sums), (resamples, len(sums)))
+        means = sums[drawn].sum(1) / counts[drawn].sum(1)
     lower, upper = np.quantile(means, [0.025, 0.975])
     return Estimate(float(kept.mean()), float(lower), float(upper), len(kept))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.oracles.ensemble import AUDITOR_ORACLES, SERVING_ORACLES
-from training.audit.photos import AuditedPhoto
-from training.audit.statistics import Estimate
+from training.audit.photos import REPLACED, AuditedPhoto
+from training.audit.probes import Probes
+from training.audit.statistics import Estimate, rate
 from training.audit.subgroups import gap, subgroups
 
 RECOGNIZERS = (*SERVING_ORACLES, *AUDITOR_ORACLES)
@@ -29,19 +30,23 @@ def estimate_row(name: str, estimate: Estimate) -> dict[str, object]:
 
 
 def subgroup_table(
-    photos: list[AuditedPhoto],
-    probes: list[AuditedPhoto],
+    photos: Sequence[AuditedPhoto],
+    probes: Probes,
     labels: NDArray[np.float64],
     similarities: Mapping[str, NDArray[np.float64]],
 ) -> Table:
     """Refusals, landmark error and similarity by apparent sex and age, and the gaps between the groups (U11)."""
-    everyone, chosen = subgroups(labels), np.array([photo.pixels is not None for photo in photos])
+    everyone, chosen = subgroups(labels), probes.places
     refused = np.array([not photo.is_replaced for photo in photos], dtype=np.float64)
-    error = np.array([photo.measures.get("landmark_error", np.nan) for photo in probes])
+    error = np.array([photos[place].measures.get("landmark_error", np.nan) for place in chosen])
     table: Table = []
     for name, mask in everyone.items():
         inside = mask[chosen]
-        row: dict[str, object] = {"group": name, "people": int(mask.sum()), "released": int(inside.sum())}
+        row: dict[str, object] = {
+            "group": name,
+            "people": len(np.unique(np.flatnonzero(mask) % probes.gallery)),
+            "released": int(inside.sum()),
+        }
         row["not replaced"] = round(float(refused[mask].mean()), 3) if mask.any() else None
         if inside.any():
             row["landmark error"] = round(float(np.nanmean(error[inside])), 4)
@@ -59,6 +64,42 @@ def subgroup_table(
     return table
 
 
+def released_rates(photos: Sequence[AuditedPhoto], probes: Probes) -> dict[str, Estimate]:
+    """What was not replaced, found again (U1) and left as it was outside the masks (U8)."""
+    people = np.arange(len(photos)) % probes.gallery
+    faces = [
+        (person, face.status.value not in REPLACED)
+        for person, photo in zip(people.tolist(), photos, strict=True)
+        if photo.release
+        for face in photo.release.verdict.faces
+    ]
+    of, left = np.array(faces, dtype=np.int64).reshape(-1, 2).T
+    chosen = [photos[place] for place in probes.places]
+    equal = np.array([photo.measures.get("outside_equal", 0.0) == 1.0 for photo in chosen])
+    return {
+        "main face not replaced": rate(np.array([not photo.is_replaced for photo in photos]), people),
+        "all faces, not replaced": rate(left == 1, of),
+        "U1 found again": probes.rate(np.array([photo.found is not None for photo in chosen])),
+        "U8 outside equal": probes.rate(equal),
+    }
+
+
+def floor_table(utility: Mapping[str, Estimate]) -> Table:
+    """Every reading of released faces beside what the autoencoder alone, and a mirror, do to the same reading."""
+    table: Table = []
+    for name, found in utility.items():
+        floors = {way: utility.get(f"{name}, {way}") for way in ("autoencoder only", "mirrored")}
+        if any(floors.values()):
+            row = {"measure": name, "released": ranged(found), "n": found.count}
+            table.append(row | {way: "" if floor is None else ranged(floor) for way, floor in floors.items()})
+    return table
+
+
+def ranged(found: Estimate) -> str:
+    """A value with its interval, as text."""
+    return f"{found.value:.3f} ({found.lower:.3f} .. {found.upper:.3f})"
+
+
 def inversion_table(privacy: Mapping[str, Estimate]) -> Table:
     """Rank-1 with the source enrolled: release (A0), original drawn from it (A4), context (A6), drawn from that."""
     measures = {
@@ -74,7 +115,7 @@ def inversion_table(privacy: Mapping[str, Estimate]) -> Table:
         row: dict[str, object] = {"recognizer": name, "in the attacker's loss": name in SERVING_ORACLES}
         for label, measure in measures.items():
             found = privacy[f"{measure} rank-1 source.{name}"]
-            row[label] = f"{found.value:.3f} ({found.lower:.3f} .. {found.upper:.3f})"
+            row[label] = ranged(found)
         table.append({**row, "n": privacy[f"A4 rank-1 source.{name}"].count})
     return table
 
@@ -85,6 +126,7 @@ def criteria_table(privacy: Mapping[str, Estimate], links: Table, has_attackers:
     names = [f"P3 rank-1 mate.{name}" for name in RECOGNIZERS]
     if has_attackers:
         names += [f"A3 rank-1 mate.{attacker} attacker" for attacker in ("ridge", "pairs")]
+        names += ["A2 rank-1 mate.names attacker"]
         names += [name for name in privacy if name.startswith("A4 rank-1 mate.")]
     worst = max(names, key=lambda name: privacy[name].upper)
     advantage = privacy[worst].upper - floor

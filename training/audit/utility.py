@@ -158,18 +158,22 @@ def read_utility(clean: CleanFaces, released: Sequence[AuditedPhoto], instrument
     return values
 
 
-def estimate(name: str, values: Values, rng: np.random.Generator) -> Estimate:
+def estimate(name: str, values: Values, rng: np.random.Generator, people: NDArray[np.int64] | None = None) -> Estimate:
     """Estimate a measure over photos: a share with Wilson's interval, any other mean with that of the bootstrap.
 
     Args:
         name: One of `MEASURES`.
         values: One value per photo, (n,); NaN is left out.
         rng: Draws the resamples.
+        people: Person of each photo, (n,); None where each shows somebody else.
 
     Returns:
         The estimate.
     """
-    return rate(values[np.isfinite(values)] > 0) if name in _SHARES else mean(values, rng)
+    if name not in _SHARES:
+        return mean(values, rng, people)
+    finite = np.isfinite(values)
+    return rate(values[finite] > 0, None if people is None else people[finite])
 
 
 @torch.inference_mode()

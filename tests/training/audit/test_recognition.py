@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from training.audit.baselines import BASELINES, covered
-from training.audit.recognition import Views, privacy_measures, replaced_measures, similarity_tail
+from training.audit.probes import Probes
+from training.audit.recognition import (
+    Views,
+    own_original_found,
+    privacy_measures,
+    replaced_measures,
+    similarity_tail,
+)
 from training.audit.statistics import top_scored
 from training.audit.subgroups import gap, subgroups
 
@@ -16,7 +23,7 @@ def views() -> Views:
     """Four people; the first is recognized, the second looks like the third, and of the last nothing was released."""
     people = np.eye(4, dtype=np.float32)
     own = np.stack([people[0], people[2], -people[2]])
-    return Views(own, own, people, people, np.array([0, 1, 2]))
+    return Views(own, own, people, people, Probes(np.array([0, 1, 2]), 4))
 
 
 def test_every_measure_counts_the_right_faces(views: Views) -> None:
@@ -31,8 +38,19 @@ def test_every_measure_counts_the_right_faces(views: Views) -> None:
 
 def test_self_match_takes_the_better_of_both_alignments(views: Views) -> None:
     people = views.source
-    worse = Views(views.own[[2, 1, 0]], views.own, people, people, views.rows)
+    worse = Views(views.own[[2, 1, 0]], views.own, people, people, views.probes)
     assert privacy_measures(worse, 0.5)["P1"].value == pytest.approx(1 / 3)
+
+
+def test_the_own_original_is_looked_for_among_all_photos_and_not_in_one_half() -> None:
+    first, second = np.eye(4, dtype=np.float32)[:2], np.eye(4, dtype=np.float32)[2:]
+    sources, mates = np.concatenate([first, second]), np.concatenate([second, first])
+    # the release of the first photo shows its original, that of the second looks like the other photo of the person
+    views = Views(first, first, sources, mates, Probes(np.array([0, 2]), 2))
+    assert own_original_found(views).value == 0.5
+    assert privacy_measures(Views(first[[0, 0]], first, sources, mates, Probes(np.array([0, 2]), 2)), 0.5)[
+        "P3 rank-1 source"
+    ].value == pytest.approx(1.0)
 
 
 def test_equal_scores_go_to_the_earlier_column() -> None:
@@ -51,7 +69,7 @@ def test_treatments_change_the_face_only_and_a_mask_leaves_one_color(rng: np.ran
 
 
 def test_other_treatments_are_measured_against_the_source(views: Views) -> None:
-    measures = replaced_measures(views.own, views.source, views.rows, 0.5)
+    measures = replaced_measures(views.own, views.source, views.probes, 0.5)
     assert measures["P1"].value == pytest.approx(1 / 3)
     assert measures["P3 rank-1 source"].value == pytest.approx(1 / 3)
 

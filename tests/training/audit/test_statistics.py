@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
+from scipy import stats
 
-from training.audit.statistics import mean, rank_k, rate
+from training.audit.statistics import design_effect, mean, rank_k, rate
 
 
 def test_the_wilson_interval_covers_the_true_rate_about_nineteen_times_in_twenty(rng: np.random.Generator) -> None:
@@ -23,6 +25,48 @@ def test_the_bootstrap_interval_covers_the_true_mean(rng: np.random.Generator) -
         estimate = mean(rng.normal(0.5, 1.0, 80), rng, resamples=300)
         covered += estimate.lower <= 0.5 <= estimate.upper
     assert covered >= 88
+
+
+def test_without_repeated_people_the_interval_is_wilsons() -> None:
+    hits = np.array([True] * 7 + [False] * 93)
+    interval = stats.binomtest(7, 100).proportion_ci(0.95, method="wilson")
+    for people in (None, np.arange(100)):
+        estimate = rate(hits, people)
+        assert (estimate.lower, estimate.upper) == pytest.approx((interval.low, interval.high))
+
+
+def test_two_photos_that_always_agree_count_as_one_and_two_that_never_do_as_two() -> None:
+    hits, people = np.array([True] * 5 + [False] * 45), np.arange(50)
+    alike = rate(np.concatenate([hits, hits]), np.concatenate([people, people]))
+    once = rate(hits)
+    assert (alike.lower, alike.upper, alike.count) == pytest.approx((once.lower, once.upper, 100), rel=0.02)
+    assert design_effect(np.concatenate([hits, ~hits]), np.concatenate([people, people])) == 1.0
+
+
+def test_nothing_found_in_two_photos_of_everybody_says_as_much_as_in_one() -> None:
+    people = np.arange(200) % 100
+    assert rate(np.zeros(200, dtype=np.bool_), people).upper == rate(np.zeros(100, dtype=np.bool_)).upper
+
+
+def test_intervals_over_people_cover_where_intervals_over_photos_do_not(rng: np.random.Generator) -> None:
+    people = np.arange(200) % 100
+    over_people = over_photos = means_over_people = means_over_photos = 0
+    for _ in range(300):
+        # a person is easy or hard: nearly always found or nearly never
+        chance = np.where(rng.random(100) < 0.3, 0.97, 0.03)
+        truth = 0.3 * 0.97 + 0.7 * 0.03
+        hits = rng.random(200) < chance[people]
+        clustered, plain = rate(hits, people), rate(hits)
+        over_people += clustered.lower <= truth <= clustered.upper
+        over_photos += plain.lower <= truth <= plain.upper
+        values = np.where(hits, 1.0, 0.0)
+        clustered, plain = (mean(values, rng, which, resamples=200) for which in (people, None))
+        means_over_people += clustered.lower <= truth <= clustered.upper
+        means_over_photos += plain.lower <= truth <= plain.upper
+    assert over_people >= 0.91 * 300
+    assert means_over_people >= 0.89 * 300
+    assert over_photos < 0.89 * 300
+    assert means_over_photos < 0.89 * 300
 
 
 def test_empty_samples_are_not_numbers() -> None:
