@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +20,14 @@ from torch import Tensor
 from models.anonymizer.interfaces import Ensemble, LandmarkEstimator, Threshold
 from models.anonymizer.oracle_views import as_batch, embed, similarities, views
 from models.anonymizer.policy import Policy
+from models.encoder.levels import Level
 from models.faces.alignment import align_face
+
+MARGINS: Final[Mapping[Level, float]] = {"strict": 1.5, "balanced": 0.75, "faithful": 0.75}
+"""How far below the threshold of an oracle a candidate must stay at a level, in standard deviations of the similarity
+of different people. It keeps what paste and encoder change from crossing the threshold of the gate, and recognizers
+that are not asked from seeing what the asked ones nearly see. `strict` tells so little that faces with twice the margin
+are still found."""
 
 _NUM_LANDMARKS = 68
 _LEFT_EYE, _RIGHT_EYE = slice(36, 42), slice(42, 48)  # contours of the eyes, 300-W order
@@ -51,7 +59,7 @@ class CandidateTest:
         ensemble: Ensemble,
         thresholds: Mapping[str, Threshold],
         *,
-        margin: float,
+        margin: float | None,
         landmarks: LandmarkEstimator | None,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
@@ -61,7 +69,8 @@ class CandidateTest:
         Args:
             ensemble: the oracles.
             thresholds: their calibration.
-            margin: how far below the thresholds a candidate must stay, in standard deviations of different people.
+            margin: how far below the thresholds a candidate must stay, in standard deviations of different people; None
+                for `MARGINS` of the policy's level.
             landmarks: finds the 68 landmarks by which a candidate is aligned anew, as the gate does with the landmarks
                 that the released face shows; without it that view is left to the gate.
             device: where the networks run.
@@ -76,8 +85,9 @@ class CandidateTest:
 
     def limits(self, policy: Policy) -> dict[str, float]:
         """Give tau_k - m_k, the limit of each oracle for a candidate."""
+        margin = MARGINS[policy.level] if self._margin is None else self._margin
         return {
-            name: policy.threshold(threshold.privacy_threshold) - self._margin * threshold.impostor_std
+            name: policy.threshold(threshold.privacy_threshold) - margin * threshold.impostor_std
             for name, threshold in self._thresholds.items()
         }
 

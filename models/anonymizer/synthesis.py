@@ -55,8 +55,7 @@ class SynthesisSettings:
             one whose landmarks are nearest to the source's; the choice looks at the source and so may tell at most
             log2(accepted candidates in the block) bits more, which are added to the leakage of the face.
         margin: how far below the threshold of an oracle a candidate must stay, in standard deviations of the
-            similarity of different people. It keeps what paste and encoder change from crossing the threshold of the
-            gate, and recognizers that are not asked from seeing what the asked ones nearly see.
+            similarity of different people; None for that of the policy's level (`MARGINS`).
         oracle_dtype: format in which the oracles multiply when they judge candidates. The gate judges what is sent in
             float32, so bfloat16, which moves similarities by some thousandths, can cost a face and never admit one.
     """
@@ -65,7 +64,7 @@ class SynthesisSettings:
     block: int = 2
     max_rows: int = 64
     select: Selection = "first"
-    margin: float = 0.75
+    margin: float | None = None
     oracle_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
@@ -77,7 +76,7 @@ class SynthesisSettings:
         for name in ("first_block", "block", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0.0 <= self.margin <= 3.0:
+        if self.margin is not None and not 0.0 <= self.margin <= 3.0:
             raise ValueError(f"margin must be in [0, 3], got {self.margin}")
         if self.select not in ("first", "landmarks"):
             raise ValueError(f"select must be 'first' or 'landmarks', got {self.select!r}")

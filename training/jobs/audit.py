@@ -97,7 +97,9 @@ class AuditConfig(JobConfig):
     far: float = Field(1e-3, gt=0, lt=1)
     select: str = Field("first", pattern="^(first|landmarks)$")
     block: int = Field(4, ge=1)
-    margin: float = Field(0.75, ge=0, le=3, description="distance of candidates from the thresholds, in deviations")
+    margin: float | None = Field(
+        None, ge=0, le=3, description="distance of candidates from the thresholds, in deviations; null: the level's"
+    )
     sheet: int = Field(48, ge=1, description="first pairs shown in the sheets")
     artifacts: Path | None = Field(None, description="artifact store under audit; the run's own by default")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.anonymizer.assembly import Assembly, AssemblySettings, assemble, load_network, load_realism
+from models.anonymizer.candidate_test import MARGINS
 from models.anonymizer.candidates import RejectionCandidates
 from models.anonymizer.gate import Gate, GateBounds
 from models.anonymizer.interfaces import Generator
@@ -48,7 +49,7 @@ class Way:
 
     Attributes:
         oracles: recognizers that may refuse a face, in the sampler and in the gate.
-        margin: distance of candidates from the thresholds, in deviations.
+        margin: distance of candidates from the thresholds, in deviations; None for the level's.
         matches: whether candidates have to suit the scene (T4).
         corrects: whether drawn faces are warped to the landmarks told.
         level: what the attribute code may tell.
@@ -59,7 +60,7 @@ class Way:
     """
 
     oracles: tuple[str, ...] = SERVING_ORACLES
-    margin: float = SynthesisSettings().margin
+    margin: float | None = None
     matches: bool = True
     corrects: bool = True
     level: Level = "balanced"
@@ -78,6 +79,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "no landmark correction": Way(corrects=False),
     "level faithful": Way(level="faithful"),
     "level strict": Way(level="strict"),
+    "level strict, the margin of balanced": Way(level="strict", margin=MARGINS["balanced"]),
     "nothing told: the code of everybody": Way(tells=False),
     "twice the margin": Way(margin=1.5),
     "2 steps": Way(steps=2),

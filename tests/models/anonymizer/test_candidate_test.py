@@ -11,6 +11,7 @@ import torch
 from models.anonymizer.candidate_test import _DETECTOR_SHIFT, CandidateTest, five_points
 from models.anonymizer.oracle_views import as_batch, embed, similarities, views
 from models.anonymizer.policy import Policy
+from models.encoder.levels import LEVELS
 from models.faces.alignment import align_face, crop_template, invert_matrix, sample_crop, similarity_transform
 
 SIDE = 128
@@ -148,6 +149,12 @@ def test_limits_lie_the_margin_below_the_thresholds_of_the_policy(studio: Any) -
     test = CandidateTest(PooledOracles(), thresholds, margin=2.0, landmarks=None, device=torch.device("cpu"))
     assert test.limits(Policy()) == pytest.approx({"east": 0.3, "west": 0.2})
     assert test.limits(Policy(max_similarity=0.4)) == pytest.approx({"east": 0.2, "west": 0.2})
+
+
+def test_strict_policies_keep_twice_the_margin_unless_one_is_set(studio: Any) -> None:
+    thresholds = {"east": studio.FixedThreshold(0.5, 0.1)}
+    test = CandidateTest(PooledOracles(), thresholds, margin=None, landmarks=None, device=torch.device("cpu"))
+    assert [test.limits(Policy(level=level))["east"] for level in LEVELS] == pytest.approx([0.35, 0.425, 0.425])
 
 
 def test_five_points_are_read_off_the_landmarks(studio: Any) -> None:
