@@ -31,8 +31,8 @@ class Policy:
     Attributes:
         mode: `generate` replaces each face by a synthetic one, `redact` covers it with a solid ellipse.
         level: what the attribute code may tell of a face: `strict` its light, and of its landmarks what pose and
-            expression explain; `balanced` its light and its landmarks; `faithful` all that the encoder tells. Candidates
-            of `strict` also stay further below the thresholds.
+            expression explain; `balanced` its light and its landmarks; `faithful` all that the encoder tells.
+            Candidates of `strict` also stay further below the thresholds.
         steps: denoising steps of the generator, 1 to 4.
         guidance: guidance weight on the identity code, 1 to 4.
         scope: `fresh` draws a new identity for each face and request; `pseudonym` keeps one per subject and epoch.
