@@ -52,7 +52,11 @@ serve: models ## the service on loopback, without keys
 up: ## the service in a container
 	docker compose --profile cpu up --build
 
-gpu-check: install ## the CUDA path on a machine that has one
+# The builds with CUDA are not those of constraints/cpu.txt, so nothing is installed here: first, in the environment,
+# pip install --editable '.[gpu,train,bench,dev]'
+gpu-check: ## the CUDA path on a machine that has one; fails where there is none
+	@test -x $(BIN)/python || { echo "no environment in $(VENV): install .[gpu,train,bench,dev] there first"; exit 1; }
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check needs a CUDA device and a torch built for it; torch " + torch.__version__ + " sees none: nothing was checked")'
 	$(BIN)/python -m pytest -m gpu
 
 clean: ## remove what the targets made, but not the weights

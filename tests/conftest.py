@@ -22,6 +22,16 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20240517)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The devices on which a test's body must hold; a CUDA device multiplies in float32 as exactly as the CPU."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device here: `make gpu-check` runs this on a machine that has one")
+        torch.backends.cudnn.allow_tf32 = False
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def artifacts_root() -> Path:
     """The artifact store of this checkout (third-party weights are fetched into it by `make models`)."""

@@ -38,7 +38,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_CORRUPT, EXIT_INTERRUPTED = 1, 2, 3, 130
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Runs = Annotated[Path, typer.Option(envvar="DOPPEL_RUNS", help="Folder of run directories.")]
 Artifacts = Annotated[Path, typer.Option("--artifacts", envvar="DOPPEL_ARTIFACTS", help="Artifact store.")]
-Device = Annotated[str, typer.Option(help="Torch device, for example cpu or cuda:0.")]
+Device = Annotated[str, typer.Option(help="Torch device, for example cpu or cuda:0; auto takes CUDA if any.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads; default: torch decides.")]
 
 
@@ -285,14 +285,18 @@ def _prepare(job: Job[Any], runs: Path, store: Path, device: str, threads: int |
         with_large_malloc_thresholds()
     import torch
 
+    from models.runtime import RuntimeUnavailableError, choose_device
     from training.runs.execution import Place
 
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        torch.device(device)
+        place = choose_device(device) if device in ("auto", "cpu", "cuda") else torch.device(device)  # type: ignore[arg-type]
+    except RuntimeUnavailableError as error:
+        raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(f"device {device!r} is not known to torch: {error}") from error
+    device = str(place)
     return Place(runs=runs, artifacts=store, device=device, echo=_log)
 
 

@@ -28,6 +28,7 @@ from models.diffusion.generator import FaceGenerator
 from models.encoder.attribute_levels import AttributeLevels, load_attribute_levels
 from models.encoder.attributes import AttributeEncoder, FaceAttributes
 from models.encoder.variational import IdentityEncoder
+from models.faces.alignment import CROP_SIZE
 from models.faces.detection import UnionDetector, load_detector
 from models.faces.restoration import ARTIFACT_NAME as RESTORER_ARTIFACT
 from models.faces.restoration import CropRestorer, RestorationError, load_crop_restorer
@@ -178,6 +179,9 @@ def assemble(
         load_network(store, "face-generator", FaceDenoiser),
         autocast_dtype(place),
     )
+    if generator.autoencoder.crop_size != CROP_SIZE:
+        side = generator.autoencoder.crop_size
+        raise ArtifactError(f"face-autoencoder draws crops of {side} px, the service cuts them at {CROP_SIZE} px")
     generator = generator.eval().to(place)
     identity = load_network(store, "face-encoder", IdentityEncoder, "identity").to(place)
     attributes = load_attributes(store).to(place)

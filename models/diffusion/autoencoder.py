@@ -1,5 +1,7 @@
 """Latent autoencoder for aligned face crops: 3x128x128 to 8x16x16 and back (anonymizer specification, B7).
 
+The side s of the crops is 128 px for everything that is served; latents have an eighth of it.
+
 Differs: a variational autoencoder with a small KL weight, as in latent diffusion (Rombach et al., 2022), but the stem
 is a pixel-unshuffle, so that no convolution runs at full resolution.
 """
@@ -14,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from models.diffusion.blocks import NORM_GROUPS, ResidualBlock
+from models.faces.alignment import CROP_SIZE
 
 _LOGVAR_RANGE = (-10.0, 4.0)
 
@@ -23,10 +26,11 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
 
     Args:
         latent_channels: Channels of the latent.
-        encoder_widths: Widths at 64, 32 and 16 px.
-        decoder_widths: Widths at 64, 32 and 16 px.
-        encoder_blocks: Residual blocks at 64, 32 and 16 px.
-        decoder_blocks: Residual blocks at 64, 32 and 16 px.
+        encoder_widths: Widths at a half, a quarter and an eighth of the side.
+        decoder_widths: Widths at the same three sides.
+        encoder_blocks: Residual blocks at these sides.
+        decoder_blocks: Residual blocks at these sides.
+        crop_size: Side s of the crops it is trained on, pixels, a multiple of 8.
     """
 
     @register_to_config
@@ -37,6 +41,7 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         decoder_widths: Sequence[int] = (48, 96, 192),
         encoder_blocks: Sequence[int] = (1, 1, 2),
         decoder_blocks: Sequence[int] = (1, 2, 2),
+        crop_size: int = CROP_SIZE,
     ) -> None:
         super().__init__()
         self.encoder = _encoder(encoder_widths, encoder_blocks, 2 * latent_channels)
@@ -48,10 +53,10 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         """Mean and log-variance of the raw latent.
 
         Args:
-            crops: Aligned crops in [-1, 1], (n, 3, 128, 128).
+            crops: Aligned crops in [-1, 1], (n, 3, s, s).
 
         Returns:
-            Mean and log-variance, each (n, latent_channels, 16, 16), before normalization.
+            Mean and log-variance, each (n, latent_channels, s/8, s/8), before normalization.
         """
         mean, logvar = self.encoder(crops).float().chunk(2, dim=1)
         return mean, logvar.clamp(*_LOGVAR_RANGE)
@@ -61,16 +66,21 @@ class LatentAutoencoder(ModelMixin, ConfigMixin):
         return (self.posterior(crops)[0] - self.latent_mean) / self.latent_std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Crops from normalized latents, not clamped: (n, latent_channels, 16, 16) to (n, 3, 128, 128)."""
+        """Crops from normalized latents, not clamped: (n, latent_channels, s/8, s/8) to (n, 3, s, s)."""
         return self.decode_raw(latents * self.latent_std + self.latent_mean)
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """Crops from raw latents, as the autoencoder's own training needs them."""
         return self.decoder(latents).float()
 
+    @property
+    def crop_size(self) -> int:
+        """Side of the crops that it was trained on, pixels."""
+        return int(self.config.crop_size)
+
     @torch.no_grad()
     def fit_normalization(self, crops: Tensor) -> None:
-        """Set the latent's mean and standard deviation per channel from crops (n, 3, 128, 128) in [-1, 1]."""
+        """Set the latent's mean and standard deviation per channel from crops (n, 3, s, s) in [-1, 1]."""
         means = torch.cat([self.posterior(chunk)[0] for chunk in crops.split(32)])
         self.latent_mean.copy_(means.mean((0, 2, 3), keepdim=True))
         self.latent_std.copy_(means.std((0, 2, 3), keepdim=True))

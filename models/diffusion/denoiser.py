@@ -29,13 +29,15 @@ _CODE_GAIN = 8.0
 
 
 class FaceDenoiser(ModelMixin, ConfigMixin):
-    """U-Net of two resolutions, 16x16 and 8x8, with attention at 8x8.
+    """U-Net of two resolutions, the side of the latents and half of it, with attention at the lower one.
+
+    Latents of 128 px crops are 16x16; shapes below are for these, and any other even side works as well.
 
     Args:
         latent_channels: Channels of the latent.
         attribute_channels: Channels of the learned part of the 8x8 attribute code; two channels of landmarks follow.
         identity_dim: Length of the identity code.
-        width: Width at 16x16; twice that at 8x8.
+        width: Width at the side of the latents; twice that at half of it.
         guided: Whether the guidance weight is an input, as in a guidance-distilled student.
     """
 
@@ -104,7 +106,8 @@ class FaceDenoiser(ModelMixin, ConfigMixin):
         learned, sheets = attributes.tensor_split((-LANDMARK_CHANNELS,), dim=1)
         offsets = from_sheets(sheets)  # (n, 51, 2)
         e = F.silu(self.mix(F.silu(condition + self.landmarks(offsets.flatten(1)))))  # (n, 384)
-        spread = F.interpolate(learned, scale_factor=2.0)  # (n, attribute_channels, 16, 16)
+        finer = noisy.shape[-1] / learned.shape[-1]
+        spread = F.interpolate(learned, scale_factor=finer)  # (n, attribute_channels, 16, 16)
         maps = landmark_maps(self.landmark_mean + LANDMARK_SCALE * offsets, noisy.shape[-1])
         h = self.stem(torch.cat([noisy, context, mask.expand(len(noisy), -1, -1, -1), spread, maps], dim=1))
         for block in self.down:

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from models.diffusion.autoencoder import LatentAutoencoder
 from models.diffusion.denoiser import FaceDenoiser
-from models.faces.alignment import CROP_SIZE, face_mask
+from models.faces.alignment import face_mask
 
 MAX_STEPS = 50
 
 
 class FaceGenerator(nn.Module):
     """Autoencoder and denoiser behind one call.
+
+    Shapes below are those of 128 px crops; others have the side that the autoencoder was trained on.
 
     Args:
         autoencoder: Latent autoencoder with fitted normalization.
@@ -43,7 +45,7 @@ class FaceGenerator(nn.Module):
         self._drawing_dtype = drawing_dtype
         self.autoencoder = autoencoder
         self.denoiser = denoiser
-        mask = torch.from_numpy(face_mask(CROP_SIZE))[None, None]
+        mask = torch.from_numpy(face_mask(autoencoder.crop_size))[None, None]
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("latent_mask", F.avg_pool2d(mask, 8), persistent=False)
 
@@ -124,7 +126,8 @@ class FaceGenerator(nn.Module):
             identity_code: Unit identity codes, (n, d).
             steps: Denoising steps.
             guidance: Guidance weight on the identity.
-            generator: Source of the noise, one for the batch or one per row.
+            generator: Source of the noise, one for the batch or one per row; one on the CPU draws the same noise for
+                every device.
 
         Returns:
             Latents, (n, 8, 16, 16).
@@ -132,9 +135,9 @@ class FaceGenerator(nn.Module):
         scheduler = FlowMatchLCMScheduler() if self.is_distilled else FlowMatchEulerDiscreteScheduler()
         scheduler.set_timesteps(sigmas=[1 - k / steps for k in range(steps)])
         source = generator if generator is None or isinstance(generator, torch.Generator) else list(generator)
-        latents = randn_tensor(context.shape, generator=source)
+        latents = randn_tensor(context.shape, generator=source, device=context.device)
         for time in scheduler.timesteps:
-            t = (time / 1000).expand(len(latents))
+            t = (time / 1000).to(latents.device).expand(len(latents))
             velocity = self.velocity(latents, t, context, attribute_code, identity_code, guidance)
             step_arguments = {"generator": source} if self.is_distilled else {}
             latents = scheduler.step(velocity, time, latents, return_dict=False, **step_arguments)[0]
@@ -164,7 +167,7 @@ class FaceGenerator(nn.Module):
         """
         mask = self.latent_mask
         if self.is_distilled:
-            weights = torch.full((len(latents),), guidance)
+            weights = torch.full((len(latents),), guidance, device=latents.device)
             return self.denoiser(latents, t, context, mask, attribute_code, identity_code, weights)
         if guidance == 1.0:
             return self.denoiser(latents, t, context, mask, attribute_code, identity_code)

@@ -107,7 +107,7 @@ class FaceAttributes(nn.Module):
     def sample(self, crops: Tensor, rng: torch.Generator) -> Tensor:
         """Draw attribute codes, (n, channels + 2, 8, 8), with the generator's noise."""
         mean, std = self(crops)
-        return mean + std * torch.randn(mean.shape, generator=rng)
+        return mean + std * torch.randn(mean.shape, generator=rng).to(mean.device)
 
 
 def degrade(crops: Tensor) -> Tensor:

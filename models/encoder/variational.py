@@ -59,7 +59,7 @@ class IdentityEncoder(ModelMixin, ConfigMixin):
     def sample(self, embeddings: Mapping[str, Tensor], rng: torch.Generator) -> Tensor:
         """Draw identity codes from the posterior, renormalized to the sphere; (n, code_dim)."""
         mean = self._posterior_mean(embeddings)
-        return F.normalize(mean + self.noise * torch.randn(mean.shape, generator=rng), dim=1)
+        return F.normalize(mean + self.noise * torch.randn(mean.shape, generator=rng).to(mean.device), dim=1)
 
     @torch.no_grad()
     def fit(self, embeddings: Mapping[str, Tensor]) -> float:

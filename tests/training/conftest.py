@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.registry.store import ArtifactStore
 from training.loop import Budget, Settings, train
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -98,3 +100,25 @@ class BlurredEnsemble(nn.Module):
 @pytest.fixture(scope="session")
 def blurred_ensemble() -> Callable[[Mapping[str, int]], nn.Module]:
     return BlurredEnsemble
+
+
+@pytest.fixture(scope="session")
+def make_run_context() -> Callable[[Path], RunContext]:
+    """A context for jobs that log nothing and publish nothing."""
+
+    def refuse(name: str, kind: str, files: Any, **fields: Any) -> str:
+        raise AssertionError(f"{name} must not be published")
+
+    def make(directory: Path) -> RunContext:
+        return RunContext(
+            directory,
+            torch.device("cpu"),
+            log=lambda values: None,
+            should_stop=lambda: False,
+            save=lambda checkpoint: None,
+            restore=lambda: None,
+            store=ArtifactStore(directory / "artifacts"),
+            publish=refuse,
+        )
+
+    return make

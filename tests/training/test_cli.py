@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import training.cli
@@ -41,6 +42,21 @@ def test_run_prints_the_directory_and_the_checks_and_ends_with_0(call: Any) -> N
     assert check.startswith("ok    toy claim")
 
 
+def test_the_device_auto_is_the_one_that_is_there(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    prepare = training.cli._prepare
+
+    def record(*arguments: Any) -> Any:
+        place = prepare(*arguments)
+        seen.append(place.device)
+        return place
+
+    monkeypatch.setattr(training.cli, "_prepare", record)
+    assert call("run", "toy", "--preset", "smoke", "--device", "auto").exit_code == 0
+    assert seen == ["cpu"]
+
+
 def test_a_failed_check_ends_with_1(call: Any) -> None:
     result = call("run", "toy", "--set", "steps=1", "--set", "tolerance=0")
     assert result.exit_code == 1
@@ -57,6 +73,11 @@ def test_a_failed_check_ends_with_1(call: Any) -> None:
         (("run", "toy", "--set", "step=1"), "step: Extra inputs"),
         (("run", "toy", "--set", "steps=0"), "got 0"),
         (("run", "toy", "--device", "abacus"), "'abacus'"),
+        pytest.param(
+            ("run", "toy", "--device", "cuda"),
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
         (("run", "toy", "--config", "/no/such.toml"), "/no/such.toml"),
         (("run",), "Missing argument"),
         (("resume", "/no/such"), "not a run directory"),

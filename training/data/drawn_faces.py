@@ -6,23 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
+from models.faces.alignment import CROP_SIZE
 from models.pictures import encode_picture
 from training.data.face_crops import CropSet
 from training.data.rendered_heads.sampling import SamplingOptions, sample_faces
 
 
-def drawn_crop_set(identities: int, per_identity: int, seed: int) -> CropSet:
+def drawn_crop_set(identities: int, per_identity: int, seed: int, size: int = CROP_SIZE) -> CropSet:
     """Render a few people who do not exist.
 
     Args:
         identities: Number of people.
         per_identity: Photos of each.
         seed: Decides everything.
+        size: Side of the crops, pixels.
 
     Returns:
         Aligned crops, grouped by person.
     """
-    samples = list(sample_faces(identities, per_identity, seed, SamplingOptions(supersampling=1)))
+    samples = list(sample_faces(identities, per_identity, seed, SamplingOptions(size=size, supersampling=1)))
     crops = np.stack([sample.face.pixels for sample in samples])
     return CropSet(crops, np.array([f"drawn/{seed}-{sample.identity}" for sample in samples], dtype=np.str_))
 

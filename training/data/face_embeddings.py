@@ -20,7 +20,7 @@ def embed_crops(crop_set: CropSet, store: ArtifactStore, *, batch_size: int = 32
     """Unit embeddings of every oracle of the serving ensemble, centered by the calibration as at serving.
 
     Args:
-        crop_set: Aligned crops.
+        crop_set: Aligned crops, which the oracles see at 128 px.
         store: Store with the upstream oracles and their calibration.
         batch_size: Crops per pass.
 
@@ -29,7 +29,8 @@ def embed_crops(crop_set: CropSet, store: ArtifactStore, *, batch_size: int = 32
     """
     ensemble = load_ensemble(store, centers=load_thresholds(store).centers)
     starts = range(0, len(crop_set), batch_size)
-    parts = [ensemble(to_tensor(crop_set.crops[start : start + batch_size])) for start in starts]
+    small = crop_set.reduced()
+    parts = [ensemble(to_tensor(small.crops[start : start + batch_size])) for start in starts]
     return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
 
 

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from models.diffusion.generator import FaceGenerator
 from models.encoder.attributes import FaceAttributes
-from training.data.face_crops import CropSet, augment, to_tensor
+from training.data.face_crops import CropSet, augment, reduce_crops, to_tensor
 
 
 @dataclass(frozen=True, slots=True)
 class LatentCache:
-    """Everything a denoiser's training step needs, in half precision.
+    """Everything a denoiser's training step needs, in half precision and on the CPU.
+
+    Shapes are those of 128 px crops; latents of larger ones have an eighth of their side.
 
     Attributes:
         latents: Normalized latents, (n, 8, 16, 16).
@@ -66,8 +68,8 @@ def build_latent_cache(
     """Encode augmented views of every crop.
 
     Args:
-        crop_set: Aligned crops.
-        generator: Holds the autoencoder and the mask.
+        crop_set: Aligned crops of the side that the autoencoder was trained on.
+        generator: Holds the autoencoder and the mask; what it lies on does the work.
         attributes: Attribute code.
         rng: Source of the augmentation.
         views: Augmented views per crop; 0 encodes each crop once as it is.
@@ -77,14 +79,16 @@ def build_latent_cache(
         The cache, `max(1, views) * len(crop_set)` rows.
     """
     columns: list[list[Tensor]] = [[], [], [], [], []]
+    device = generator.mask.device
     for _ in range(max(1, views)):
         for start in range(0, len(crop_set), 32):
-            crops = to_tensor(crop_set.crops[start : start + 32])
+            crops = to_tensor(crop_set.crops[start : start + 32]).to(device)
             if views:
                 crops = augment(crops, rng)
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                row = (generator.autoencoder.encode(crops), generator.context(crops), *attributes(crops))
+            small = reduce_crops(crops)
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                row = (generator.autoencoder.encode(crops), generator.context(crops), *attributes(small))
             for column, value in zip(columns, row, strict=False):
-                column.append(value.half())
+                column.append(value.half().cpu())
             columns[4].append(torch.arange(start, start + len(crops)))
     return LatentCache(*(torch.cat(column).clone() for column in columns))

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from models.diffusion.denoiser import FaceDenoiser
 from models.diffusion.generator import FaceGenerator
 from models.encoder.landmark_code import LANDMARK_SCALE
-from training.jobs.distillation_task import DistillationTask, load_distillation_task
+from models.faces.alignment import CROP_SIZE
+from training.data.face_crops import CropSize
+from training.jobs.distillation_task import DistillationTask, drawn_distillation_task, load_distillation_task
+from training.jobs.generator_inputs import sized_name
 from training.jobs.publishing import publish_module, write_sheet
 from training.jobs.student_comparison import compare_students, draw_students
 from training.objectives.consistency import consistency_loss
@@ -32,7 +35,11 @@ from training.schedules import set_cosine_learning_rate, update_average
 class DistillGeneratorConfig(JobConfig):
     """Settings of the run."""
 
-    faces: Path = Field(Path("data/faces"), description="crop set written by prepare-faces")
+    faces: Path | None = Field(
+        Path("data/faces"), description="crop set written by prepare-faces; None draws heads for untrained networks"
+    )
+    drawn_faces: int = Field(12, ge=10, description="heads that are drawn where no crop set is given")
+    size: CropSize = Field(CROP_SIZE, description="side of the crops, pixels; the service reads 128")
     teacher: str | None = Field(None, description="version of face-generator to distill; the promoted one by default")
     steps: int = Field(400, ge=1)
     batch_size: int = Field(24, ge=2)
@@ -59,6 +66,10 @@ class DistillGeneratorConfig(JobConfig):
     autocast: bool = Field(True, description="bfloat16 where it pays; the weights stay float32")
     ema_decay: float = Field(0.97, ge=0, lt=1)
     evaluate_every: int = Field(100, ge=1)
+    max_alikeness: float = Field(0.02, description="similarity among the faces over the teacher's that is checked")
+    min_sharpness: float = Field(0.7, ge=0, description="sharpness over the teacher's that is checked")
+    max_landmarks: float = Field(1.1, gt=0, description="landmark distance over the teacher's that is checked")
+    max_distance: float = Field(1.0, gt=0, description="distance of one step over the teacher's that is checked")
     publish: bool = True
 
     @field_validator("drawn_rows")
@@ -67,6 +78,14 @@ class DistillGeneratorConfig(JobConfig):
         if value == 1:
             raise ValueError("drawn_rows must be 0 or at least 2: each face is drawn with its neighbor's code")
         return value
+
+    @model_validator(mode="after")
+    def _trained_on_faces(self) -> DistillGeneratorConfig:
+        if self.faces is None and (self.teacher is not None or self.start_from is not None or self.publish):
+            raise ValueError(
+                "drawn heads have an untrained teacher: leave teacher and start_from out and set no publish"
+            )
+        return self
 
     @model_validator(mode="after")
     def _moved_by_something(self) -> DistillGeneratorConfig:
@@ -87,22 +106,37 @@ def run(config: DistillGeneratorConfig, context: RunContext) -> Report:
     """
     torch.manual_seed(config.seed)
     rng = torch.Generator().manual_seed(config.seed)
-    teacher_version = config.teacher or str(context.store.promoted("face-generator"))
-    task = load_distillation_task(
-        context.store,
-        config.faces,
-        rng,
-        teacher=config.teacher,
-        start_from=config.start_from,
-        views=config.views,
-        hinge_margin=config.hinge_margin,
-        autocast=config.autocast,
-    )
-    crops, codes = task.held_crops[::3][:48], task.held_codes[::3][:48]
+    artifact_name, device = sized_name("face-generator", config.size), context.device
+    teacher_version = config.teacher or str(context.store.promoted(artifact_name))
+    if config.faces is None:
+        task = drawn_distillation_task(
+            config.drawn_faces,
+            config.size,
+            config.seed,
+            rng,
+            views=config.views,
+            hinge_margin=config.hinge_margin,
+            autocast=config.autocast,
+            device=device,
+        )
+    else:
+        task = load_distillation_task(
+            context.store,
+            config.faces,
+            rng,
+            teacher=config.teacher,
+            start_from=config.start_from,
+            views=config.views,
+            hinge_margin=config.hinge_margin,
+            autocast=config.autocast,
+            size=config.size,
+            device=device,
+        )
+    crops, codes = task.held_crops[::3][:48].to(device), task.held_codes[::3][:48].to(device)
     metrics: dict[str, float] = {}
 
     def evaluate(step: int, average: FaceDenoiser) -> None:
-        drawn = FaceGenerator(task.teacher.autoencoder, average).eval()
+        drawn = FaceGenerator(task.teacher.autoencoder, average).eval().to(device)
         metrics.update(compare_students(task.teacher, drawn, task.judge, crops, codes))
         context.log({"step": step, **metrics})
         sheet = draw_students(task.teacher, drawn, task.judge.attributes, crops[:16], codes[:16])
@@ -114,25 +148,25 @@ def run(config: DistillGeneratorConfig, context: RunContext) -> Report:
     checks = (
         Check(
             "mean similarity among the faces of 4 student steps, less that of 20 teacher steps",
-            0.02,
+            config.max_alikeness,
             metrics["alikeness_student_4"] - metrics["alikeness_teacher_20"],
             relation="at_most",
         ),
         Check(
             "sharpness of 4 student steps over 20 teacher steps",
-            0.7,
+            config.min_sharpness,
             metrics["sharpness_student_4"],
             relation="at_least",
         ),
         Check(
             "landmark distance of 4 student steps over 4 teacher steps",
-            1.1,
+            config.max_landmarks,
             metrics["landmarks_student_4"] / metrics["landmarks_teacher_4"],
             relation="at_most",
         ),
         Check(
             "one student step is nearer to the 20-step picture than one teacher step (ratio)",
-            1.0,
+            config.max_distance,
             metrics["distance_ratio_1"],
             relation="at_most",
         ),
@@ -141,11 +175,11 @@ def run(config: DistillGeneratorConfig, context: RunContext) -> Report:
     if config.publish:
         artifact = publish_module(
             context,
-            "face-generator",
+            artifact_name,
             average,
             metrics={**metrics, "distilled": 1.0},
             config=config.model_copy(update={"teacher": teacher_version}),
-            parents=("face-autoencoder", "face-encoder"),
+            parents=(sized_name("face-autoencoder", config.size), "face-encoder"),
         )
     return Report(metrics=metrics, checks=checks, artifacts=(artifact,) if artifact else ())
 
@@ -173,6 +207,7 @@ def distill(
         RunInterruptedError: The run was told to stop; a checkpoint is there.
     """
     guide, cache, autoencoder = task.teacher, task.cache, task.teacher.autoencoder
+    device = guide.mask.device
     student, adversary = copy.deepcopy(task.student), copy.deepcopy(task.adversary)
     average = copy.deepcopy(student).requires_grad_(False)
     optimizer = torch.optim.AdamW(student.parameters(), config.learning_rate, betas=(0.9, 0.99))
@@ -192,13 +227,13 @@ def distill(
             raise RunInterruptedError(f"distillation was stopped after {step} steps")
         set_cosine_learning_rate(optimizer, config.learning_rate, step, config.steps, warmup=30)
         index = torch.randint(len(cache), (config.batch_size,), generator=rng)
-        latents, contexts, attribute_codes = cache.batch(index, rng)
+        latents, contexts, attribute_codes = (part.to(device) for part in cache.batch(index, rng))
         codes_now = task.codes[cache.sources[index]]
         swap = torch.rand(len(index), 1, generator=rng) < config.swap_share
-        codes_now = torch.where(swap, codes_now.roll(1, 0), codes_now)
+        codes_now = torch.where(swap, codes_now.roll(1, 0), codes_now).to(device)
         span = config.max_guidance - config.min_guidance
-        guidance = config.min_guidance + span * torch.rand(len(index), generator=rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
+        guidance = (config.min_guidance + span * torch.rand(len(index), generator=rng)).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
             loss = consistency_loss(
                 student, average, guide, latents, contexts, attribute_codes, codes_now, guidance, config.grid, rng
             )
@@ -206,16 +241,17 @@ def distill(
         if config.drawn_rows:
             rows = slice(config.drawn_rows)
             sources = cache.sources[index[rows]]
-            wanted = task.codes[sources].roll(1, 0)
+            wanted = task.codes[sources].roll(1, 0).to(device)
             conditions = (contexts[rows], guide.latent_mask, attribute_codes[rows], wanted, guidance[rows])
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
                 faces = autoencoder.decode(few_step_estimate(student, latents[rows].shape, conditions, rng)).float()
                 with torch.no_grad():
                     real = autoencoder.decode(latents[rows].float()).float()
             # as released: the adversary and the oracles see the photo about the mask
             faces = faces * guide.mask + real * (1 - guide.mask)
             moving = weights.weights if weights is not None else None
-            terms |= task.judge(faces, sources, wanted, cache.attribute_mean[index[rows]].float(), moving)
+            told = cache.attribute_mean[index[rows]].float().to(device)
+            terms |= task.judge(faces, sources, wanted, told, moving)
             terms["detector"] = task.detector_landmarks(faces, real, rng).mean() / LANDMARK_SCALE
             terms["adversary"] = generator_hinge(adversary(faces)[0])
             loss = (
@@ -260,21 +296,22 @@ def few_step_estimate(
 
     Args:
         student: Guided denoiser.
-        shape: (n, 8, 16, 16).
+        shape: (n, 8, 16, 16) for crops of 128 px.
         conditions: Context latents, latent mask, attribute codes, identity codes and guidance weights.
-        rng: Source of the noise and of the step.
+        rng: Source of the noise and of the step, on the CPU.
 
     Returns:
-        Estimates of the clean latents, (n, 8, 16, 16).
+        Estimates of the clean latents, of that shape.
     """
     steps = (1, 2, 4)[int(torch.randint(3, (1,), generator=rng))]
     last = int(torch.randint(steps, (1,), generator=rng))
-    estimate = torch.zeros(shape)
+    device = next(student.parameters()).device
+    estimate = torch.zeros(shape, device=device)
     for k in range(last + 1):
         sigma = 1 - k / steps
-        noisy = (1 - sigma) * estimate + sigma * torch.randn(shape, generator=rng)
+        noisy = (1 - sigma) * estimate + sigma * torch.randn(shape, generator=rng).to(device)
         with torch.set_grad_enabled(k == last):
-            estimate = noisy - sigma * student(noisy, torch.full((shape[0],), sigma), *conditions)
+            estimate = noisy - sigma * student(noisy, torch.full((shape[0],), sigma, device=device), *conditions)
     return estimate
 
 
@@ -289,5 +326,34 @@ JOB = Job(
     config=DistillGeneratorConfig,
     run=run,
     wants_large_malloc_thresholds=True,
-    presets={},
+    presets={
+        # The large column of the specification (B11), for one GPU of 80 GB: smoke-run, never trained to the end.
+        "gpu": {
+            "faces": "data/faces-256",
+            "size": 256,
+            "steps": 20_000,
+            "batch_size": 128,
+            "drawn_rows": 32,
+            "learning_rate": 1e-4,
+            "ema_decay": 0.999,
+            "views": 8,
+            "evaluate_every": 1000,
+        },
+        "smoke": {
+            "faces": None,
+            "size": 256,
+            "steps": 2,
+            "batch_size": 3,
+            "drawn_rows": 2,
+            "views": 0,
+            "grid": 4,
+            "oracle_weights": "worst_case",
+            "evaluate_every": 2,
+            "max_alikeness": 1.0,
+            "min_sharpness": 0.0,
+            "max_landmarks": 10.0,
+            "max_distance": 10.0,
+            "publish": False,
+        },
+    },
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion.generator import FaceGenerator
+from training.data.face_crops import reduce_crops
 from training.jobs.distill_generator import DistillGeneratorConfig, distill
 from training.jobs.distillation_task import DistillationTask
 from training.objectives.privacy import landmark_distance
@@ -71,7 +72,7 @@ def score_student(student: FaceGenerator, judge: SwapJudge, crops: Tensor, codes
     Args:
         student: Distilled generator.
         judge: Reads identity and landmarks.
-        crops: Unseen crops, (n, 3, 128, 128).
+        crops: Unseen crops, (n, 3, s, s).
         codes: Their identity codes, (n, d).
 
     Returns:
@@ -80,7 +81,7 @@ def score_student(student: FaceGenerator, judge: SwapJudge, crops: Tensor, codes
     rng, noise = torch.Generator().manual_seed(3), torch.Generator().manual_seed(4)
     faces: list[Tensor] = []
     for shown, wanted in zip(crops.split(_BATCH), codes.roll(1, 0).split(_BATCH), strict=True):
-        attributes = judge.attributes.sample(shown, rng)
+        attributes = judge.attributes.sample(reduce_crops(shown), rng)
         faces.append(student.generate(shown, attributes, wanted, steps=4, guidance=2.0, generator=noise))
     pairs = list(zip(faces, crops.split(_BATCH), strict=True))
     margins = [judge.margins(drawn, shown) for drawn, shown in pairs]

@@ -10,13 +10,21 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.faces.alignment import align_face, crop_template, similarity_transform
+from models.faces.alignment import CROP_SIZE, align_face, crop_template, similarity_transform
 from models.faces.detection import MtcnnDetector
 from models.oracles.ensemble import load_oracle
 from models.pictures import decode_picture
 from models.registry.store import ArtifactStore
 from training.data.apparent_attributes import apparent_sex_and_age
-from training.data.face_crops import CropSet, border_share, contact_sheet, join_crop_sets, save_crop_set, to_tensor
+from training.data.face_crops import (
+    CropSet,
+    CropSize,
+    border_share,
+    contact_sheet,
+    join_crop_sets,
+    save_crop_set,
+    to_tensor,
+)
 from training.jobs.publishing import write_sheet
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -29,6 +37,7 @@ class PrepareFacesConfig(JobConfig):
 
     source: Path = Field(description="folder with sfhq/, sfhq.csv, template_192.csv and portraits/")
     output: Path = Field(Path("data/faces"), description="crop set to write")
+    size: CropSize = Field(CROP_SIZE, description="side of the crops, pixels; filters read them at 128")
     portrait_views: int = Field(4, ge=1, description="jittered crops per portrait")
     max_border: float = Field(0.2, gt=0, description="largest share of black pixels in the outer ring")
     min_age: float = Field(19.0, ge=0, description="crops whose estimated age is lower are dropped")
@@ -47,22 +56,22 @@ def run(config: PrepareFacesConfig, context: RunContext) -> Report:
     """
     rng = np.random.default_rng(config.seed)
     store = context.store
-    faces = _read_sheets(config.source)
+    faces = _read_sheets(config.source, config.size)
     counts: dict[str, float] = {"read": float(len(faces))}
     sheets = _sheet_names(config.source)
     filters = {
         "border": border_share(faces.crops) <= config.max_border,
-        "age": 10 * apparent_sex_and_age(faces.crops, store)[:, 1] >= config.min_age,
+        "age": 10 * apparent_sex_and_age(faces.reduced().crops, store)[:, 1] >= config.min_age,
         "artifacts": np.array(["bad things" not in sheets[group] for group in faces.groups], dtype=np.bool_),
     }
     for name, keep in filters.items():
         counts[f"dropped_{name}"] = float((~keep).sum())
     faces = faces.where(np.logical_and.reduce(list(filters.values())))
-    distinct = _distinct(faces, store, config.max_similarity)
+    distinct = _distinct(faces.reduced(), store, config.max_similarity)
     counts["dropped_duplicates"] = float((~distinct).sum())
     faces = faces.where(distinct)
-    portraits = _read_portraits(config.source / "portraits", config.portrait_views, rng)
-    portraits = portraits.where(10 * apparent_sex_and_age(portraits.crops, store)[:, 1] >= config.min_age)
+    portraits = _read_portraits(config.source / "portraits", config.portrait_views, rng, config.size)
+    portraits = portraits.where(10 * apparent_sex_and_age(portraits.reduced().crops, store)[:, 1] >= config.min_age)
     faces = join_crop_sets(faces, portraits)
     counts["portrait_crops"], counts["kept"] = float(len(portraits)), float(len(faces))
     save_crop_set(config.output, faces)
@@ -74,10 +83,10 @@ def run(config: PrepareFacesConfig, context: RunContext) -> Report:
     )
 
 
-def _read_sheets(source: Path) -> CropSet:
+def _read_sheets(source: Path, size: int) -> CropSet:
     template = np.loadtxt(source / "template_192.csv", delimiter=",", comments="#")
     paths = sorted((source / "sfhq").glob("*.jpg"))
-    crops = np.stack([align_face(decode_picture(path.read_bytes()), template).crop for path in paths])
+    crops = np.stack([align_face(decode_picture(path.read_bytes()), template, size).crop for path in paths])
     return CropSet(crops, np.array([f"sfhq/{path.name}" for path in paths], dtype=np.str_))
 
 
@@ -86,7 +95,7 @@ def _sheet_names(source: Path) -> dict[str, str]:
         return {row["file"]: row["source_sheet"] for row in csv.DictReader(stream)}
 
 
-def _read_portraits(folder: Path, views: int, rng: np.random.Generator) -> CropSet:
+def _read_portraits(folder: Path, views: int, rng: np.random.Generator, size: int) -> CropSet:
     detector = MtcnnDetector()
     crops, groups = [], []
     for path in sorted(folder.glob("*.jpg")):
@@ -98,7 +107,7 @@ def _read_portraits(folder: Path, views: int, rng: np.random.Generator) -> CropS
         for view in range(views):
             points = np.asarray(best.landmarks, dtype=np.float64)
             moved = points if view == 0 else _jitter_landmarks(points, rng)
-            crops.append(align_face(pixels, moved).crop)
+            crops.append(align_face(pixels, moved, size).crop)
             groups.append(f"portraits/{path.name}")
     return CropSet(np.stack(crops), np.array(groups, dtype=np.str_))
 

@@ -71,7 +71,7 @@ def publish_modules(
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for folder, module in modules.items():
-            copy.deepcopy(module).half().save_pretrained(root / folder, safe_serialization=True)
+            copy.deepcopy(module).cpu().half().save_pretrained(root / folder, safe_serialization=True)
         files: dict[str, bytes | Path] = {
             path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()
         }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.diffusion.generator import FaceGenerator
 from models.encoder.attributes import FaceAttributes
-from training.data.face_crops import contact_sheet
+from training.data.face_crops import contact_sheet, reduce_crops
 from training.objectives.privacy import landmark_distance
 from training.objectives.reconstruction import laplacian_energy
 from training.objectives.swap_judge import SwapJudge
@@ -25,7 +25,7 @@ def compare_students(
         teacher: Undistilled generator.
         student: Distilled generator.
         judge: Reads identity and landmarks.
-        crops: Unseen crops, (n, 3, 128, 128).
+        crops: Unseen crops, (n, 3, s, s).
         codes: Their identity codes; each face is drawn with its neighbor's.
 
     Returns:
@@ -35,7 +35,7 @@ def compare_students(
         similarity among the faces (`source`: of the crops). And the distance of one student step to the 20-step
         picture, over that of one teacher step.
     """
-    attribute_codes = judge.attributes.sample(crops, torch.Generator().manual_seed(3))
+    attribute_codes = judge.attributes.sample(reduce_crops(crops), torch.Generator().manual_seed(3))
     other = codes.roll(1, 0)
 
     def draw(model: FaceGenerator, steps: int) -> Tensor:
@@ -72,13 +72,13 @@ def draw_students(
         teacher: Undistilled generator.
         student: Distilled generator.
         attributes: Attribute code.
-        crops: Unseen crops, (n, 3, 128, 128).
+        crops: Unseen crops, (n, 3, s, s).
         codes: Their identity codes; each face is drawn with its neighbor's.
 
     Returns:
         Picture, (h, w, 3) uint8 RGB.
     """
-    attribute_codes = attributes.sample(crops, torch.Generator().manual_seed(3))
+    attribute_codes = attributes.sample(reduce_crops(crops), torch.Generator().manual_seed(3))
     rows = [crops]
     for model, steps in ((teacher, 20), (teacher, 4), (student, 4), (student, 2), (student, 1)):
         noise = torch.Generator().manual_seed(4)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from models.diffusion.autoencoder import LatentAutoencoder
+from models.faces.alignment import CROP_SIZE
 from training.data.drawn_faces import drawn_crop_set
-from training.data.face_crops import CropSet, augment, contact_sheet, load_crop_set, to_tensor
+from training.data.face_crops import CropSet, CropSize, augment, contact_sheet, load_crop_set, to_tensor
+from training.jobs.generator_inputs import sized_name
 from training.jobs.publishing import publish_module, write_sheet
 from training.objectives.patch_adversary import (
     PatchDiscriminator,
@@ -37,6 +40,8 @@ from training.runs.job import Job, Source
 from training.runs.report import Check, Report
 from training.schedules import set_cosine_learning_rate, update_average
 
+Levels = tuple[int, int, int]
+
 
 class TrainAutoencoderConfig(JobConfig):
     """Settings of the run; the weights of the losses are those of recipe-scale trials on two cores."""
@@ -44,8 +49,16 @@ class TrainAutoencoderConfig(JobConfig):
     faces: Path | None = Field(
         Path("data/faces"), description="crop set written by prepare-faces; None draws a few heads"
     )
+    drawn_faces: int = Field(40, ge=3, description="heads that are drawn where no crop set is given")
+    size: CropSize = Field(CROP_SIZE, description="side of the crops, pixels; the service reads 128")
+    latent_channels: int = Field(8, ge=1)
+    encoder_widths: Levels = Field((32, 64, 128), description="at a half, a quarter and an eighth of the side")
+    decoder_widths: Levels = (48, 96, 192)
+    encoder_blocks: Levels = (1, 1, 2)
+    decoder_blocks: Levels = (1, 2, 2)
     steps: int = Field(2200, ge=1)
     batch_size: int = Field(12, ge=3)
+    autocast: bool = Field(False, description="bfloat16 where it pays; the weights stay float32")
     learning_rate: float = Field(6e-4, gt=0)
     kl_weight: float = Field(2e-4, ge=0)
     edge_weight: float = Field(0.5, ge=0)
@@ -74,10 +87,11 @@ def run(config: TrainAutoencoderConfig, context: RunContext) -> Report:
     """
     torch.manual_seed(config.seed)
     rng = torch.Generator().manual_seed(config.seed)
-    train_set, held_out = _faces(config).split()
-    model = LatentAutoencoder().to(memory_format=torch.channels_last)
+    device = context.device
+    train_set, held_out = _faces(config)
+    model = new_autoencoder(config).to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(model).requires_grad_(False)
-    adversary = PatchDiscriminator()
+    adversary = PatchDiscriminator().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     adversary_optimizer = torch.optim.AdamW(adversary.parameters(), 4e-4, betas=(0.5, 0.9))
     state = {"model": model, "average": average, "adversary": adversary}
@@ -89,13 +103,14 @@ def run(config: TrainAutoencoderConfig, context: RunContext) -> Report:
         progress = step / config.steps
         set_cosine_learning_rate(optimizer, config.learning_rate, step, config.steps)
         if features is None and config.perceptual_weight and progress >= config.perceptual_start:
-            features = recognizer_features(context.store)
+            features = recognizer_features(context.store, device)
         indices = torch.randint(len(train_set), (config.batch_size,), generator=rng).numpy()
-        crops = augment(to_tensor(train_set.crops[indices]), rng)
+        crops = augment(to_tensor(train_set.crops[indices]).to(device), rng)
 
-        mean, logvar = model.posterior(crops)
-        latents = mean + torch.randn(mean.shape, generator=rng) * (logvar / 2).exp()
-        decoded = model.decode_raw(latents)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
+            mean, logvar = model.posterior(crops)
+            latents = mean + torch.randn(mean.shape, generator=rng).to(device) * (logvar / 2).exp()
+            decoded = model.decode_raw(latents)
         terms: dict[str, Tensor] = {
             "reconstruction": charbonnier(decoded, crops),
             "edge": edge_difference(decoded, crops),
@@ -132,14 +147,14 @@ def run(config: TrainAutoencoderConfig, context: RunContext) -> Report:
             context.log({"step": step, **{name: float(value.detach()) for name, value in terms.items()}})
         if step % config.evaluate_every == 0 or step == config.steps:
             context.log({"step": step, **evaluate(average, held_out)})
-            sheet = to_tensor(held_out.crops[:: max(1, len(held_out) // 16)][:16])
+            sheet = to_tensor(held_out.crops[:: max(1, len(held_out) // 16)][:16]).to(device)
             with torch.no_grad():
                 write_sheet(
                     context, f"reconstruction-{step:05d}", contact_sheet([sheet, average.decode(average.encode(sheet))])
                 )
             save_training_state(context.directory, step, state, optimizers, rng)
 
-    average.fit_normalization(to_tensor(train_set.crops[:: max(1, len(train_set) // 512)]))
+    average.fit_normalization(to_tensor(train_set.crops[:: max(1, len(train_set) // 512)]).to(device))
     last = evaluate(average, held_out)
     checks = (
         Check("held-out PSNR, dB", config.min_psnr, last["psnr"], relation="at_least"),
@@ -152,8 +167,22 @@ def run(config: TrainAutoencoderConfig, context: RunContext) -> Report:
     )
     artifact = None
     if config.publish and step == config.steps:
-        artifact = publish_module(context, "face-autoencoder", average, metrics=last, config=config)
+        artifact = publish_module(
+            context, sized_name("face-autoencoder", config.size), average, metrics=last, config=config
+        )
     return Report(metrics=last, checks=checks, artifacts=(artifact,) if artifact else ())
+
+
+def new_autoencoder(config: TrainAutoencoderConfig) -> LatentAutoencoder:
+    """Make the autoencoder that the settings ask for, with random weights."""
+    return LatentAutoencoder(
+        config.latent_channels,
+        config.encoder_widths,
+        config.decoder_widths,
+        config.encoder_blocks,
+        config.decoder_blocks,
+        crop_size=config.size,
+    )
 
 
 @torch.no_grad()
@@ -169,7 +198,8 @@ def evaluate(model: LatentAutoencoder, crop_set: CropSet, limit: int = 96) -> di
         Mean PSNR, mean SSIM, median ratio of Laplacian energies.
     """
     psnr, ssim, sharpness = [], [], []
-    for chunk in to_tensor(crop_set.crops[:: max(1, len(crop_set) // limit)][:limit]).split(32):
+    place = model.latent_mean.device
+    for chunk in to_tensor(crop_set.crops[:: max(1, len(crop_set) // limit)][:limit]).to(place).split(32):
         decoded = model.decode_raw(model.posterior(chunk)[0]).clamp(-1, 1)
         psnr.append(peak_signal_to_noise(decoded, chunk))
         ssim.append(structural_similarity(decoded, chunk))
@@ -181,10 +211,13 @@ def evaluate(model: LatentAutoencoder, crop_set: CropSet, limit: int = 96) -> di
     }
 
 
-def _faces(config: TrainAutoencoderConfig) -> CropSet:
+def _faces(config: TrainAutoencoderConfig) -> tuple[CropSet, CropSet]:
+    """Crops to train on, and those of people who are held out."""
     if config.faces is not None:
-        return load_crop_set(config.faces)
-    return drawn_crop_set(40, 1, config.seed)
+        return load_crop_set(config.faces, config.size).split()
+    drawn = drawn_crop_set(config.drawn_faces, 1, config.seed, config.size)
+    held = np.arange(len(drawn)) % 3 == 0
+    return drawn.where(~held), drawn.where(held)
 
 
 JOB = Job(
@@ -195,15 +228,43 @@ JOB = Job(
     run=run,
     wants_large_malloc_thresholds=True,
     presets={
+        # The large column of the specification (B11), for one GPU of 80 GB: smoke-run, never trained to the end. Our
+        # stem has no convolution at the full side, so the widths 128-256-512-512 lose their first. A crop keeps 451 MiB
+        # of activations for its gradient in bfloat16, so the batch is 96 and not 256.
+        "gpu": {
+            "faces": "data/faces-256",
+            "size": 256,
+            "latent_channels": 16,
+            "encoder_widths": (256, 512, 512),
+            "decoder_widths": (256, 512, 512),
+            "encoder_blocks": (2, 2, 2),
+            "decoder_blocks": (2, 2, 2),
+            "steps": 200_000,
+            "batch_size": 96,
+            "learning_rate": 1e-4,
+            "ema_decay": 0.9999,
+            "autocast": True,
+            "perceptual_samples": 32,
+            "evaluate_every": 5000,
+        },
         "smoke": {
-            "steps": 6,
-            "batch_size": 4,
-            "evaluate_every": 6,
-            "publish": False,
-            "perceptual_weight": 0.0,
             "faces": None,
+            "drawn_faces": 12,
+            "size": 256,
+            "latent_channels": 16,
+            "encoder_widths": (8, 8, 16),
+            "decoder_widths": (8, 8, 16),
+            "encoder_blocks": (1, 1, 1),
+            "decoder_blocks": (1, 1, 1),
+            "steps": 2,
+            "batch_size": 4,
+            "autocast": True,
+            "adversary_start": 0.5,
+            "perceptual_weight": 0.0,
+            "evaluate_every": 2,
             "min_psnr": 5.0,
             "min_sharpness": 0.0,
-        }
+            "publish": False,
+        },
     },
 )

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.anonymizer.assembly import load_attributes, load_network
-from models.diffusion.autoencoder import LatentAutoencoder
 from models.diffusion.denoiser import FaceDenoiser
 from models.diffusion.generator import FaceGenerator
 from models.encoder.attributes import FaceAttributes
-from models.encoder.variational import IdentityEncoder
-from training.data.face_crops import CropSet, contact_sheet, load_crop_set, to_tensor
-from training.data.face_embeddings import cached_embeddings
+from models.faces.alignment import CROP_SIZE
+from training.data.face_crops import CropSet, CropSize, contact_sheet, reduce_crops, to_tensor
 from training.data.latent_cache import LatentCache, build_latent_cache
+from training.jobs.generator_inputs import load_faces, load_networks, sized_name
 from training.jobs.publishing import publish_module, write_sheet
+from training.jobs.untrained_networks import untrained_inputs
 from training.optimizers.first_order.muon_for_networks import NetworkMuon
 from training.runs.checkpoint import load_training_state, save_training_state
 from training.runs.config import JobConfig
@@ -36,7 +35,11 @@ from training.schedules import set_cosine_learning_rate, update_average
 class TrainGeneratorConfig(JobConfig):
     """Settings of the run."""
 
-    faces: Path = Field(Path("data/faces"), description="crop set written by prepare-faces")
+    faces: Path | None = Field(
+        Path("data/faces"), description="crop set written by prepare-faces; None draws heads for untrained networks"
+    )
+    drawn_faces: int = Field(12, ge=6, description="heads that are drawn where no crop set is given")
+    size: CropSize = Field(CROP_SIZE, description="side of the crops, pixels; the service reads 128")
     rendered: Path | None = Field(None, description="crop set of rendered heads, several photos per identity")
     rendered_share: float = Field(0.3, ge=0, lt=1, description="share of rendered heads in a batch")
     steps: int = Field(2600, ge=1)
@@ -49,11 +52,22 @@ class TrainGeneratorConfig(JobConfig):
     views: int = Field(4, ge=1, description="augmented views per crop in the cache")
     refresh_every: int = Field(400, ge=1, description="steps after which one of the views is drawn anew")
     autocast: bool = Field(True, description="bfloat16 where it pays; the weights stay float32")
+    compiled: bool = Field(
+        False, description="compile the denoiser; needs a compiler, and minutes before the first step"
+    )
     identity_dropout: float = Field(0.1, ge=0, le=1)
     identity_noise: float = Field(0.04, ge=0)
     ema_decay: float = Field(0.998, ge=0, lt=1)
     evaluate_every: int = Field(200, ge=1)
+    max_flow: float = Field(0.4, gt=0, description="held-out flow loss over that of no velocity that the report checks")
+    min_identity_gap: float = Field(0.005, description="extra loss with another code that the report checks")
     publish: bool = True
+
+    @model_validator(mode="after")
+    def _codes_for_rendered_heads(self) -> TrainGeneratorConfig:
+        if self.rendered is not None and self.faces is None:
+            raise ValueError("rendered needs faces: the drawn heads have codes of untrained networks")
+        return self
 
 
 def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
@@ -68,22 +82,29 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
     """
     torch.manual_seed(config.seed)
     rng = torch.Generator().manual_seed(config.seed)
-    store = context.store
-    autoencoder = load_network(store, "face-autoencoder", LatentAutoencoder)
-    identity = load_network(store, "face-encoder", IdentityEncoder, "identity")
-    attributes = load_attributes(store)
-    model = FaceDenoiser(width=config.width).to(memory_format=torch.channels_last)
+    store, device = context.store, context.device
+    artifact_name = sized_name("face-generator", config.size)
+    drawn_inputs = untrained_inputs(config.drawn_faces, config.size, config.seed, device) if not config.faces else None
+    networks = drawn_inputs[0] if drawn_inputs else load_networks(store, config.size, device)
+    attributes = networks.attributes
+    channels = int(networks.autoencoder.config.latent_channels)
+    model = FaceDenoiser(channels, width=config.width).to(memory_format=torch.channels_last)
     model.landmark_mean.copy_(attributes.encoder.landmark_mean)
     if config.start_from is not None:
-        version = store.resolve("face-generator", config.start_from)
+        version = store.resolve(artifact_name, config.start_from)
         start_from(model, load_file(version.path("diffusion_pytorch_model.safetensors")))
-    generator = FaceGenerator(autoencoder, model)
+    model = model.to(device)
+    generator = FaceGenerator(networks.autoencoder, model).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
-    drawn = FaceGenerator(autoencoder, average).eval()
+    drawn = FaceGenerator(networks.autoencoder, average).eval().to(device)
 
-    people = load_crop_set(config.faces)
-    codes = identity(cached_embeddings(config.faces, people, store))
-    held = people.held_out()
+    if drawn_inputs:
+        faces = drawn_inputs[1]
+    else:
+        assert config.faces is not None
+        faces = load_faces(config.faces, config.size, store)
+    people, held = faces.people, faces.held
+    codes = networks.codes(faces.embeddings)
     seen = people.where(~held)
     train_cache = build_latent_cache(seen, generator, attributes, rng, views=config.views, autocast=config.autocast)
     held_cache = build_latent_cache(people.where(held), generator, attributes, rng, views=0)
@@ -91,10 +112,9 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
     partners = np.arange(len(train_codes))
     heads: tuple[LatentCache, Tensor, CropSet] | None = None
     if config.rendered is not None:
-        rendered = load_crop_set(config.rendered)
-        rendered_codes = identity(cached_embeddings(config.rendered, rendered, store))
-        drawn_heads = build_latent_cache(rendered, generator, attributes, rng, views=1, autocast=config.autocast)
-        heads = (drawn_heads, rendered_codes, rendered)
+        rendered = load_faces(config.rendered, config.size, store)
+        drawn_heads = build_latent_cache(rendered.people, generator, attributes, rng, views=1, autocast=config.autocast)
+        heads = (drawn_heads, networks.codes(rendered.embeddings), rendered.people)
     context.log({"cached": len(train_cache), "rendered": len(heads[0]) if heads else 0})
 
     weight = 0.15 + F.max_pool2d(generator.latent_mask, 3, 1, 1)
@@ -102,6 +122,7 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
     optimizer = generator_optimizer(config.optimizer, model, config.learning_rate, config.matrix_ratio)
     state: dict[str, nn.Module] = {"model": model, "average": average}
     step = load_training_state(context.directory, state, {"optimizer": optimizer}, rng)
+    denoiser = torch.compile(model) if config.compiled else model
     num_heads = round(config.rendered_share * config.batch_size) if heads else 0
 
     while step < config.steps and not context.should_stop():
@@ -109,15 +130,16 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
         parts = [_draw(train_cache, train_codes, partners, config.batch_size - num_heads, rng)]
         if heads:
             parts.append(_draw(heads[0], heads[1], _other_photo(heads[2], rng), num_heads, rng))
-        latents, contexts, attribute_codes, identity_codes = (torch.cat(column) for column in zip(*parts, strict=True))
-        noisy_identity = F.normalize(
-            identity_codes + config.identity_noise * torch.randn(identity_codes.shape, generator=rng), dim=1
+        latents, contexts, attribute_codes, identity_codes = (
+            torch.cat(column).to(device) for column in zip(*parts, strict=True)
         )
-        dropped = torch.rand(len(latents), 1, generator=rng) < config.identity_dropout
+        noise = torch.randn(identity_codes.shape, generator=rng).to(device)
+        noisy_identity = F.normalize(identity_codes + config.identity_noise * noise, dim=1)
+        dropped = (torch.rand(len(latents), 1, generator=rng) < config.identity_dropout).to(device)
         condition = torch.where(dropped, model.null_identity.expand(len(latents), -1), noisy_identity)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
             loss = flow_loss(
-                model, latents, contexts, generator.latent_mask, attribute_codes, condition, rng, weight
+                denoiser, latents, contexts, generator.latent_mask, attribute_codes, condition, rng, weight
             ).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -140,13 +162,13 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
     checks = (
         Check(
             "held-out flow loss over that of the zero velocity",
-            0.4,
+            config.max_flow,
             metrics["flow"] / metrics["flow_zero"],
             relation="at_most",
         ),
         Check(
             "extra loss with another person's code on unseen people",
-            0.005,
+            config.min_identity_gap,
             metrics["identity_gap"],
             relation="at_least",
         ),
@@ -155,11 +177,11 @@ def run(config: TrainGeneratorConfig, context: RunContext) -> Report:
     if config.publish and step == config.steps:
         artifact = publish_module(
             context,
-            "face-generator",
+            artifact_name,
             average,
             metrics=metrics,
             config=config,
-            parents=("face-autoencoder", "face-encoder"),
+            parents=(sized_name("face-autoencoder", config.size), "face-encoder"),
         )
     return Report(metrics=metrics, checks=checks, artifacts=(artifact,) if artifact else ())
 
@@ -206,7 +228,7 @@ def start_from(model: FaceDenoiser, weights: Mapping[str, Tensor]) -> None:
 
 
 def flow_loss(
-    model: FaceDenoiser,
+    model: Callable[..., Tensor],
     latents: Tensor,
     contexts: Tensor,
     mask: Tensor,
@@ -220,20 +242,20 @@ def flow_loss(
     The levels follow a logit-normal distribution with location 0.3 (Esser et al., 2024).
 
     Args:
-        model: The denoiser.
-        latents: Clean latents, (n, 8, 16, 16).
+        model: The denoiser, compiled or not.
+        latents: Clean latents, (n, 8, 16, 16) of crops of 128 px; they say where the work is done.
         contexts: Context latents.
         mask: Latent mask, (1, 1, 16, 16).
         attributes: Sampled attribute codes.
         identity: Identity codes.
-        rng: Source of levels and noise.
+        rng: Source of levels and noise, on the CPU: the same are drawn for every device.
         weight: Weight of each latent cell, of mean 1.
 
     Returns:
         Loss of each face, (n,).
     """
-    t = torch.sigmoid(torch.randn(len(latents), generator=rng) + 0.3)
-    noise = torch.randn(latents.shape, generator=rng)
+    t = torch.sigmoid(torch.randn(len(latents), generator=rng).to(latents.device) + 0.3)
+    noise = torch.randn(latents.shape, generator=rng).to(latents.device)
     level = t[:, None, None, None]
     velocity = model((1 - level) * latents + level * noise, t, contexts, mask, attributes, identity)
     return ((velocity - (noise - latents)).square() * weight).mean((1, 2, 3))
@@ -258,7 +280,7 @@ def evaluate(generator: FaceGenerator, cache: LatentCache, codes: Tensor, weight
         rng = torch.Generator().manual_seed(5)
         total = []
         for rows in index.split(64):
-            latents, contexts, attributes = cache.batch(rows, rng)
+            latents, contexts, attributes = (part.to(weight.device) for part in cache.batch(rows, rng))
             total.append(
                 flow_loss(
                     generator.denoiser,
@@ -266,13 +288,13 @@ def evaluate(generator: FaceGenerator, cache: LatentCache, codes: Tensor, weight
                     contexts,
                     generator.latent_mask,
                     attributes,
-                    identity[rows],
+                    identity[rows].to(weight.device),
                     rng,
                     weight,
                 )
             )
         losses.append(float(torch.cat(total).mean()))
-    zero = float(((1 + cache.latents.float().square()) * weight).mean())
+    zero = float(((1 + cache.latents.float().square()) * weight.cpu()).mean())
     return {"flow": losses[0], "flow_zero": zero, "identity_gap": losses[1] - losses[0]}
 
 
@@ -290,12 +312,13 @@ def sample_sheet(generator: FaceGenerator, attributes: FaceAttributes, people: C
     """
     rng = torch.Generator().manual_seed(1)
     stride = max(1, len(people) // 16)
-    crops, own = to_tensor(people.crops[::stride][:16]), codes[::stride][:16]
+    codes = codes.to(generator.mask.device)
+    crops, own = to_tensor(people.crops[::stride][:16]).to(codes.device), codes[::stride][:16]
     with torch.no_grad():
-        attribute_codes = attributes.sample(crops, rng)
+        attribute_codes = attributes.sample(reduce_crops(crops), rng)
     rows = [crops, generator.generate(crops, attribute_codes, own, steps=20, guidance=1.5, generator=rng)]
     for shift in (1, 2, 3):
-        other = codes[[shift * 5]].expand(len(crops), -1)
+        other = codes[[shift * 5 % len(codes)]].expand(len(crops), -1)
         rows.append(generator.generate(crops, attribute_codes, other, steps=4, guidance=2.0, generator=rng))
     return contact_sheet(rows)
 
@@ -332,5 +355,36 @@ JOB = Job(
     config=TrainGeneratorConfig,
     run=run,
     wants_large_malloc_thresholds=True,
-    presets={},
+    presets={
+        # The large column of the specification (B11), for one GPU of 80 GB: smoke-run, never trained to the end. Our
+        # U-Net has two levels, so its base of 192 is a width of 192 at 32x32 and of 384 at 16x16: 18.8 M parameters
+        # where four levels have 211 M.
+        "gpu": {
+            "faces": "data/faces-256",
+            "rendered": "data/rendered-256",
+            "size": 256,
+            "width": 192,
+            "steps": 200_000,
+            "batch_size": 256,
+            "learning_rate": 1e-4,
+            "ema_decay": 0.9999,
+            "views": 8,
+            "refresh_every": 2000,
+            "evaluate_every": 5000,
+            "compiled": True,
+        },
+        "smoke": {
+            "faces": None,
+            "size": 256,
+            "width": 16,
+            "steps": 2,
+            "batch_size": 4,
+            "views": 1,
+            "refresh_every": 2,
+            "evaluate_every": 2,
+            "max_flow": 2.0,
+            "min_identity_gap": -1.0,
+            "publish": False,
+        },
+    },
 )

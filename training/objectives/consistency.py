@@ -56,9 +56,9 @@ def consistency_loss(
     Returns:
         Scalar.
     """
-    index = torch.randint(1, grid + 1, (len(latents),), generator=rng)
+    index = torch.randint(1, grid + 1, (len(latents),), generator=rng).to(latents.device)
     t, s = index / grid, (index - 1) / grid
-    noise = torch.randn(latents.shape, generator=rng)
+    noise = torch.randn(latents.shape, generator=rng).to(latents.device)
     noisy = (1 - _level(t)) * latents + _level(t) * noise
     mask = teacher.latent_mask
     with torch.no_grad():

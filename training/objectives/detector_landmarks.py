@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.faces.alignment import CROP_SIZE, crop_template
+from training.data.face_crops import reduce_crops
 
 _INPUT_SIDE = 48  # px, what the network is shown
 _SIDE = 2.5  # of the window, in eye distances; the network expects the eyes at .3 and .7 of it
@@ -38,13 +39,14 @@ class DetectorLandmarks(nn.Module):
         """Mean distance between the landmarks of two sets of crops.
 
         Args:
-            crops: Aligned crops in [-1, 1], (n, 3, 128, 128).
-            others: Crops whose landmarks are wanted, (n, 3, 128, 128); no gradient flows into them.
+            crops: Aligned crops in [-1, 1], (n, 3, 128, 128); larger ones are reduced to that side.
+            others: Crops whose landmarks are wanted, of the same shape; no gradient flows into them.
             rng: Source of the window.
 
         Returns:
-            Distances in crop pixels, (n,).
+            Distances in pixels of a 128 px crop, (n,).
         """
+        crops, others = reduce_crops(crops), reduce_crops(others)
         low, high = _SCALES
         scale = low + (high - low) * float(torch.rand(1, generator=rng))
         side = round(_SIDE * self._eye_distance * scale)

@@ -12,6 +12,7 @@ from models.encoder.attributes import FaceAttributes
 from models.encoder.landmark_code import INNER_LANDMARKS, LANDMARK_CHANNELS, LANDMARK_SCALE, from_sheets
 from models.encoder.variational import IdentityEncoder
 from models.oracles.thresholds import OracleThreshold
+from training.data.face_crops import reduce_crops
 from training.objectives.privacy import identity_transfer, landmark_distance, oracle_excess, privacy_hinge
 
 _SPREAD_MARGIN = 2.0  # deviations below the threshold that two drawn faces of different identities should keep
@@ -19,6 +20,8 @@ _SPREAD_MARGIN = 2.0  # deviations below the threshold that two drawn faces of d
 
 class SwapJudge:
     """Reads drawn faces with the oracles and the landmark network.
+
+    Crops of 256 px are taken as well; every network sees them at 128 px.
 
     Attributes:
         attributes: The attribute code, with the landmark network.
@@ -42,7 +45,7 @@ class SwapJudge:
             thresholds: Thresholds of the oracles that judge.
             attributes: Holds the landmark network.
             identity: Turns embeddings into codes.
-            embeddings: Embeddings of the training faces, oracle to (n, d_k).
+            embeddings: Embeddings of the training faces, oracle to (n, d_k), on the CPU.
             margin: Distance of the hinge from the thresholds, in deviations of different people's similarity.
             autocast: Run the oracles in bfloat16.
         """
@@ -73,7 +76,7 @@ class SwapJudge:
 
         Args:
             faces: Crops, (n, 3, 128, 128).
-            sources: Index of the source of each face, (n,).
+            sources: Index of the source of each face, (n,), on the CPU.
             wanted: Identity code each face was drawn with, (n, d).
             attribute_mean: Mean attribute codes of the sources, (n, c, 8, 8).
             weights: Weight of each oracle in the hinge; without, each counts once.
@@ -83,8 +86,9 @@ class SwapJudge:
             each two drawn faces (`spread`: one face for all is no answer), of the identity distance, and of the
             landmark distance over `LANDMARK_SCALE`.
         """
+        faces = reduce_crops(faces)
         drawn = self._embed(faces)
-        source = {name: table[sources] for name, table in self._embeddings.items()}
+        source = {name: table[sources].to(faces.device) for name, table in self._embeddings.items()}
         points = self.attributes.landmark_net(faces)[:, INNER_LANDMARKS]
         pairs = torch.triu_indices(len(faces), len(faces), offset=1)
         offsets = (points - self.attributes.encoder.landmark_mean) / LANDMARK_SCALE
@@ -113,22 +117,25 @@ class SwapJudge:
         Returns:
             Cosine margins of each oracle, (n,); below 0 the oracle accepts.
         """
-        drawn, source = self._embed(faces), self._embed(crops)
+        drawn, source = self._embed(reduce_crops(faces)), self._embed(reduce_crops(crops))
         return {name: (drawn[name] * source[name]).sum(1) - limit for name, limit in self._limits.items()}
 
     @torch.no_grad()
     def alikeness(self, faces: Tensor) -> float:
         """Mean cosine similarity between each two faces of a batch, over all oracles; 0 for unrelated people."""
         pairs = torch.triu_indices(len(faces), len(faces), offset=1)
-        means = [(table[pairs[0]] * table[pairs[1]]).sum(1).mean() for table in self._embed(faces).values()]
+        means = [
+            (table[pairs[0]] * table[pairs[1]]).sum(1).mean() for table in self._embed(reduce_crops(faces)).values()
+        ]
         return float(torch.stack(means).mean())
 
     @torch.no_grad()
     def read(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Identity codes (n, d) and inner landmarks (n, 51, 2) in crop pixels of crops (n, 3, 128, 128)."""
+        crops = reduce_crops(crops)
         return self._identity(self._embed(crops)), self.attributes.landmark_net(crops)[:, INNER_LANDMARKS]
 
     def _embed(self, crops: Tensor) -> dict[str, Tensor]:
         # recognizers keep their answer in half precision, landmarks would not
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(crops.device.type, torch.bfloat16, enabled=self._autocast):
             return {name: F.normalize(codes.float(), dim=1) for name, codes in self._ensemble(crops).items()}

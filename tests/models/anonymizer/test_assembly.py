@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from models.anonymizer.assembly import OPTIONAL_ARTIFACTS, OWN_ARTIFACTS, check_parents, load_curves
+from models.anonymizer import assembly
+from models.anonymizer.assembly import OPTIONAL_ARTIFACTS, OWN_ARTIFACTS, check_parents, load_curves, load_network
+from models.diffusion.autoencoder import LatentAutoencoder
 from models.oracles.calibrators import (
     ARTIFACT,
     CalibratorsMismatchError,
@@ -74,3 +77,16 @@ def test_calibrators_of_replaced_thresholds_stop_the_start(store: ArtifactStore)
     store.set_promoted("oracle-thresholds", new)
     with pytest.raises(CalibratorsMismatchError, match="oracle-thresholds"):
         load_curves(store)
+
+
+def test_an_autoencoder_of_larger_crops_than_the_service_cuts_stops_the_start(
+    upstream_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(store: ArtifactStore, name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "face-autoencoder":
+            return LatentAutoencoder(encoder_widths=(8, 8, 8), decoder_widths=(8, 8, 8), crop_size=256)
+        return load_network(store, name, *arguments, **options)
+
+    monkeypatch.setattr(assembly, "load_network", load)
+    with pytest.raises(ArtifactError, match="256 px, the service cuts them at 128 px"):
+        assembly.assemble(ArtifactStore(upstream_store))

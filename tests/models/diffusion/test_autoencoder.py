@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,14 @@ def test_saved_weights_load_to_the_same_function(autoencoder: LatentAutoencoder,
     loaded = LatentAutoencoder.from_pretrained(tmp_path, local_files_only=True).eval()
     assert not list(tmp_path.glob("*.bin"))
     assert torch.allclose(loaded.decode(loaded.encode(crops)), autoencoder.decode(autoencoder.encode(crops)), atol=1e-5)
+
+
+def test_the_side_of_its_crops_is_stored_and_is_that_of_the_service_where_nothing_is_stored(tmp_path: Path) -> None:
+    large = LatentAutoencoder(4, (8, 8, 8), (8, 8, 8), crop_size=256)
+    large.save_pretrained(tmp_path, safe_serialization=True)
+    assert LatentAutoencoder.from_pretrained(tmp_path, local_files_only=True).crop_size == 256
+    assert large.decode(large.encode(torch.zeros(1, 3, 256, 256))).shape == (1, 3, 256, 256)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["crop_size"]  # as in artifacts from before there was a choice
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert LatentAutoencoder.from_pretrained(tmp_path, local_files_only=True).crop_size == 128

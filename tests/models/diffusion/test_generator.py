@@ -137,3 +137,16 @@ def test_candidates_of_one_face_share_its_context(
             generator=[torch.Generator().manual_seed(row)],
         )
         assert torch.allclose(together[index : index + 1], alone, atol=1e-4)
+
+
+def test_faces_of_256_px_are_drawn_inside_a_mask_of_that_side() -> None:
+    torch.manual_seed(0)
+    large = LatentAutoencoder(4, (8, 8, 16), (8, 8, 16), crop_size=256).eval()
+    model = FaceGenerator(large, FaceDenoiser(4, width=16)).eval()
+    _, attributes, codes = _inputs(2)
+    crops = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    drawn = model.generate(crops, attributes, codes, steps=1, generator=torch.Generator().manual_seed(0))
+    outside = (model.mask == 0).expand_as(crops)
+    assert model.latent_mask.shape == (1, 1, 32, 32)
+    assert torch.equal(drawn[outside], crops[outside])
+    assert (drawn - crops)[~outside].abs().max() > 0.1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from training.data.drawn_faces import drawn_crop_set
 from training.data.face_crops import (
     CropSet,
     augment,
@@ -15,6 +16,7 @@ from training.data.face_crops import (
     contact_sheet,
     join_crop_sets,
     load_crop_set,
+    reduce_crops,
     save_crop_set,
     to_tensor,
 )
@@ -91,3 +93,43 @@ def test_crops_beyond_the_border_repeat_it_and_keep_the_features_of_the_face(gen
     repeats = (cut[:, :, 1, 40:80] == cut[:, :, 0, 40:80]).all(2).all(1)
     assert 0.25 < float(repeats.float().mean()) < 0.75
     assert not bool((plain[:, :, 1] == plain[:, :, 0]).all(2).all(1).any())
+
+
+def test_a_reduced_crop_has_at_every_pixel_what_the_large_one_has_at_twice_the_place() -> None:
+    places = torch.arange(256.0)
+    ramps = torch.stack([places.expand(256, 256), places[:, None].expand(256, 256), places + 3 * places[:, None]])
+    reduced = reduce_crops(ramps[None])
+    assert reduced.shape == (1, 3, 128, 128)
+    torch.testing.assert_close(reduced[..., 1:, 1:], ramps[None, :, 2::2, 2::2], atol=1e-4, rtol=0)
+
+
+def test_crops_of_the_networks_side_stay_the_very_same_and_other_sides_are_refused() -> None:
+    crops = torch.zeros(1, 3, 128, 128)
+    assert reduce_crops(crops) is crops
+    with pytest.raises(ValueError, match="got 192"):
+        reduce_crops(torch.zeros(1, 3, 192, 192))
+
+
+def test_a_head_drawn_large_and_reduced_lies_where_the_head_drawn_small_lies() -> None:
+    small, large = drawn_crop_set(2, 1, 5), drawn_crop_set(2, 1, 5, 256)
+    assert large.crops.shape == (2, 256, 256, 3)
+
+    found, wanted = (crops[:, 40:110, 40:110].astype(float) for crops in (large.reduced().crops, small.crops))
+    for axis in (1, 2):
+        slope = np.gradient(found, axis=axis)
+        # least squares: how far along the axis the reduced head would have to move
+        assert abs(float(((wanted - found) * slope).sum() / np.square(slope).sum())) < 0.1
+    assert small.reduced() is small
+
+
+def test_crops_of_256_px_are_augmented_framed_and_stored_as_the_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    large = CropSet(rng.integers(0, 256, (6, 256, 256, 3), dtype=np.uint8), np.array([f"p{k}" for k in range(6)]))
+    assert augment(to_tensor(large.crops), torch.Generator().manual_seed(1)).shape == (6, 3, 256, 256)
+    framed = large.crops[:1].copy()
+    framed[0, :12] = 0
+    assert border_share(framed)[0] == pytest.approx(12 * 256 / (256**2 - 232**2), abs=0.01)
+    save_crop_set(tmp_path, large)
+    assert load_crop_set(tmp_path, 256).crops.shape == large.crops.shape
+    with pytest.raises(ValueError, match="wanted are 128 px"):
+        load_crop_set(tmp_path)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from models.faces.alignment import crop_template
-from models.registry.store import ArtifactStore
-from training.runs.context import RunContext
 
 
 @pytest.fixture(scope="session")
@@ -35,25 +31,3 @@ def draw_labeled_photos() -> Callable[[Path, int], Path]:
         return root
 
     return draw
-
-
-@pytest.fixture(scope="session")
-def make_run_context() -> Callable[[Path], RunContext]:
-    """A context for jobs that log nothing and publish nothing."""
-
-    def refuse(name: str, kind: str, files: Any, **fields: Any) -> str:
-        raise AssertionError(f"{name} must not be published")
-
-    def make(directory: Path) -> RunContext:
-        return RunContext(
-            directory,
-            torch.device("cpu"),
-            log=lambda values: None,
-            should_stop=lambda: False,
-            save=lambda checkpoint: None,
-            restore=lambda: None,
-            store=ArtifactStore(directory / "artifacts"),
-            publish=refuse,
-        )
-
-    return make
