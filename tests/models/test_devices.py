@@ -6,6 +6,7 @@ refused, as on a GPU: so a machine without one finds what was left behind.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config as fx_config
 
 from models.anonymizer.assembly import assemble
 from models.anonymizer.landmark_correction import LandmarkCorrection
@@ -56,6 +58,13 @@ def draw(model: FaceGenerator, place: torch.device) -> Tensor:
     drawn = model.to(place).generate(*parts, steps=2, generator=streams)
     assert drawn.device.type == place.type
     return drawn.cpu()
+
+
+@pytest.fixture
+def all_rows_count() -> Iterator[None]:
+    """Let masks choose every row on the device `meta`, which has no values to choose by."""
+    with fx_config.patch(meta_nonzero_assume_all_nonzero=True):
+        yield
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["distilled", "undistilled"])
@@ -118,12 +127,14 @@ def test_a_session_runs_where_it_was_told_to(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.usefixtures("all_rows_count")
 def test_drawing_leaves_nothing_on_the_cpu(guided: bool) -> None:
     model = lively_generator(guided=guided).to("meta")
     streams = [torch.Generator() for _ in range(2)]
     assert model.generate(*(part.to("meta") for part in inputs(2)), steps=2, generator=streams).is_meta
 
 
+@pytest.mark.usefixtures("all_rows_count")
 def test_correcting_landmarks_and_limiting_codes_leave_nothing_on_the_cpu() -> None:
     class Landmarks(nn.Module):
         def forward(self, crops: Tensor) -> Tensor:
