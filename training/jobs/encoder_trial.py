@@ -26,7 +26,9 @@ from training.data.face_crops import CropSet, load_crop_set, to_tensor
 from training.data.face_embeddings import cached_embeddings
 from training.jobs.train_encoder import encoder_optimizer, jitter_color, last_layers
 from training.objectives.disentanglement import IdentityProbe, LowResolutionDecoder
+from training.objectives.disentangling_terms import NO_TERMS, DisentanglingTerms, EncodedFaces, TermWeights
 from training.objectives.encoder_loss import LossWeights, encoder_terms
+from training.objectives.gradient_independence import PictureReader
 from training.optimizers.games.step_watch import StepWatch
 from training.schedules import set_cosine_learning_rate, update_average
 
@@ -57,7 +59,11 @@ class TrialFaces:
 
 @dataclass(frozen=True, slots=True)
 class TrialSettings:
-    """One training; ``clamp`` bounds the last layers' moves; ``damping`` and ``certify_every`` are the watch's."""
+    """One training; ``clamp`` bounds the last layers' moves; ``damping`` and ``certify_every`` are the watch's.
+
+    ``extra`` weighs the optional terms, which count from the adversary's start on; ``recognizer`` and ``landmarks`` are
+    the frozen networks that some of them need.
+    """
 
     steps: int
     seed: int = 0
@@ -71,6 +77,9 @@ class TrialSettings:
     certify_every: int = 0
     damping: float = 0.0
     clamp: bool = False
+    extra: TermWeights = NO_TERMS
+    recognizer: PictureReader | None = None
+    landmarks: PictureReader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +184,9 @@ def train_trial(faces: TrialFaces, settings: TrialSettings, *, clock: Callable[[
     watch = StepWatch(last_layers(model, probe), damping=settings.damping, seed=settings.seed)
     mask, weight = trial_mask()
     rows = torch.nonzero(~faces.held)[:, 0]
+    extra = DisentanglingTerms(
+        settings.extra, seed=settings.seed, recognizer=settings.recognizer, landmarks=settings.landmarks
+    )
     looks: list[dict[str, float]] = []
     seconds = 0.0
     half = settings.steps // 2
@@ -187,9 +199,13 @@ def train_trial(faces: TrialFaces, settings: TrialSettings, *, clock: Callable[[
         mean, std = with_landmarks(model, learned, faces.landmarks[index])
         code = mean + std * torch.randn(mean.shape, generator=rng)
         playing = step >= settings.adversary_start * settings.steps
-        decoded = decoder(code, wanted, target * (1 - mask), mask)
+        around = target * (1 - mask)
+        decoded = decoder(code, wanted, around, mask)
         terms = encoder_terms(decoded, target, weight, learned, code, wanted, probe if playing else None)
         loss = settings.weights.total(terms)
+        encoded = EncodedFaces(code, mean, std, wanted, around, mask)
+        if playing and not settings.extra.is_zero:
+            loss = loss + extra.total(extra(step, model, decoder, probe, encoded))
         if settings.certify_every and playing and step % settings.certify_every == 0:
             looks.append({"step": float(step), **watch.look([loss, 1 - (probe(code) * wanted).sum(1).mean()])})
         optimizer.zero_grad()
@@ -197,6 +213,7 @@ def train_trial(faces: TrialFaces, settings: TrialSettings, *, clock: Callable[[
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         with watch.bounded(0) if settings.clamp else nullcontext():
             optimizer.step()
+        extra.fit(step, encoded)
         for _ in range(settings.adversary_steps):
             noisy = (mean + std * torch.randn(mean.shape, generator=rng)).detach()
             guess = 1 - (probe(noisy) * wanted).sum(1).mean()

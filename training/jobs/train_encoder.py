@@ -18,13 +18,16 @@ from models.encoder.attributes import DEGRADED_SIZE, AttributeEncoder, FaceAttri
 from models.encoder.landmark_code import INNER_LANDMARKS, LANDMARK_CHANNELS, from_sheets
 from models.encoder.variational import IdentityEncoder
 from models.faces.alignment import face_mask
+from models.oracles.ensemble import SERVING_ORACLES, load_oracle
 from models.oracles.networks.landmarks68 import load_landmarks
 from training.data.face_crops import CropSet, augment, contact_sheet, load_crop_set, to_tensor
 from training.data.face_embeddings import cached_embeddings
 from training.jobs.certificates import summarize_looks
 from training.jobs.publishing import publish_modules, write_sheet
 from training.objectives.disentanglement import IdentityProbe, LowResolutionDecoder, attribute_rate
+from training.objectives.disentangling_terms import DisentanglingTerms, EncodedFaces, TermWeights
 from training.objectives.encoder_loss import LossWeights, encoder_terms, load_loss_weights
+from training.objectives.gradient_independence import landmark_reader, oracle_reader
 from training.optimizers.first_order.muon_for_networks import NetworkMuon
 from training.optimizers.games.step_watch import StepWatch
 from training.runs.checkpoint import load_training_state, save_training_state
@@ -50,6 +53,12 @@ class TrainEncoderConfig(JobConfig):
     adversary_weight: float = Field(0.2, ge=0)
     loss_weights: str | None = Field(None, description="version of loss-weights to use instead of the two weights")
     adversary_start: float = Field(0.2, ge=0, le=1)
+    mutual_information_weight: float = Field(0.0, ge=0, description="weight of the vCLUB penalty, per nat")
+    overlap_weight: float = Field(0.0, ge=0, description="weight of G1, the overlap of the decoder's derivatives")
+    probe_gradient_weight: float = Field(0.0, ge=0, description="weight of G2, the squared gradient of the probe")
+    identity_drift_weight: float = Field(0.0, ge=0, description="weight of G3, moves of an embedding with attributes")
+    landmark_drift_weight: float = Field(0.0, ge=0, description="weight of G4, moves of landmarks with the identity")
+    cycle_weight: float = Field(0.0, ge=0, description="weight of the swap-cycle of the attribute code")
     adversary_steps: int = Field(2, ge=1, description="probe steps per encoder step")
     restart_every: int = Field(250, ge=1, description="steps after which the probe starts anew")
     certify_every: int = Field(100, ge=0, description="steps between certificates of encoder against probe; 0: none")
@@ -67,6 +76,18 @@ class TrainEncoderConfig(JobConfig):
                 "clamp_steps needs certify_every and certificate_damping above 0: there is no step to keep"
             )
         return self
+
+    @property
+    def term_weights(self) -> TermWeights:
+        """Weights of the optional terms."""
+        return TermWeights(
+            mutual_information=self.mutual_information_weight,
+            overlap=self.overlap_weight,
+            probe_gradient=self.probe_gradient_weight,
+            identity_drift=self.identity_drift_weight,
+            landmark_drift=self.landmark_drift_weight,
+            cycle=self.cycle_weight,
+        )
 
 
 def run(config: TrainEncoderConfig, context: RunContext) -> Report:
@@ -112,7 +133,15 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
     looks: list[dict[str, float]] = []
     probe_optimizer = torch.optim.AdamW(probe.parameters(), 2e-3)
     state: dict[str, nn.Module] = {"model": model, "average": average, "decoder": decoder, "probe": probe}
-    optimizers = {"optimizer": optimizer, "probe_optimizer": probe_optimizer}
+    drifting = config.identity_drift_weight > 0
+    extra = DisentanglingTerms(
+        config.term_weights,
+        seed=config.seed,
+        recognizer=oracle_reader(load_oracle(store, SERVING_ORACLES[-1])) if drifting else None,
+        landmarks=landmark_reader(landmark_net),
+    )
+    state |= extra.modules
+    optimizers = {"optimizer": optimizer, "probe_optimizer": probe_optimizer, **extra.optimizers}
     step = load_training_state(context.directory, state, optimizers, rng)
     mask = F.avg_pool2d(torch.from_numpy(face_mask())[None, None], 128 // DEGRADED_SIZE)
     weight = 0.2 + mask
@@ -126,10 +155,15 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
         learned, landmarks = model(jitter_color(target, rng)), attributes.landmark_part(crops)
         mean, std = (torch.cat(parts, dim=1) for parts in zip(learned, landmarks, strict=True))
         code = mean + std * torch.randn(mean.shape, generator=rng)
-        decoded = decoder(code, wanted, target * (1 - mask), mask)
+        around = target * (1 - mask)
+        decoded = decoder(code, wanted, around, mask)
         playing = step >= config.adversary_start * config.steps
         terms = encoder_terms(decoded, target, weight, learned, code, wanted, probe if playing else None)
         loss = weights.total(terms)
+        encoded, extra_terms = EncodedFaces(code, mean, std, wanted, around, mask), dict[str, Tensor]()
+        if playing and not extra.weights.is_zero:
+            extra_terms = extra(step, model, decoder, probe, encoded)
+            loss = loss + extra.total(extra_terms)
         if config.certify_every and playing and step % config.certify_every == 0:
             looks.append({"step": step, **watch.look([loss, 1 - (probe(code) * wanted).sum(1).mean()])})
             context.log(looks[-1])
@@ -139,6 +173,7 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
         with watch.bounded(0) if config.clamp_steps else nullcontext():
             optimizer.step()
         update_average(average, model, config.ema_decay, step)
+        extra.fit(step, encoded)
         if step and step % config.restart_every == 0:
             probe.load_state_dict(IdentityProbe().state_dict())  # so the encoder cannot hide from one probe
         for _ in range(config.adversary_steps):
@@ -150,7 +185,7 @@ def run(config: TrainEncoderConfig, context: RunContext) -> Report:
                 probe_optimizer.step()
         step += 1
         if step % 20 == 0:
-            shown_terms = {name: float(term.detach()) for name, term in terms.as_dict().items()}
+            shown_terms = {name: float(term.detach()) for name, term in (terms.as_dict() | extra_terms).items()}
             context.log({"step": step, "probe": 1 - float(guess.detach()), **shown_terms})
         if step % config.evaluate_every == 0 or step == config.steps:
             context.log({"step": step, **_evaluate(averaged, decoder, held_out, held_codes, mask)})

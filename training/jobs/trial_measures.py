@@ -31,7 +31,7 @@ def measure_faces(
     """
     mask, _ = trial_mask()
     held = faces.held
-    means, stds = _codes(faces, held, model)
+    means, stds = trial_codes(faces, held, model)
     code = means + stds * torch.randn(means.shape, generator=torch.Generator().manual_seed(0))
     target, wanted = faces.degraded[held], faces.codes[held]
     decoded = trial.decoder(code, wanted, target * (1 - mask), mask)
@@ -52,7 +52,9 @@ def evaluate_trial(faces: TrialFaces, model: AttributeEncoder, trial: Trial, *, 
     return {name: float(values.mean()) for name, values in measured.items()}
 
 
-def _codes(faces: TrialFaces, rows: Tensor, model: AttributeEncoder) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def trial_codes(faces: TrialFaces, rows: Tensor, model: AttributeEncoder) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the whole code of the m faces that a mask (n,) chooses, each (m, c + 2, 8, 8)."""
     parts = [
         with_landmarks(model, model(pictures), sheets)
         for pictures, sheets in zip(faces.degraded[rows].split(64), faces.landmarks[rows].split(64), strict=True)
@@ -62,7 +64,7 @@ def _codes(faces: TrialFaces, rows: Tensor, model: AttributeEncoder) -> tuple[Te
 
 def _fresh_probe(faces: TrialFaces, model: AttributeEncoder, steps: int) -> IdentityProbe:
     """A probe trained on the finished codes of the training faces."""
-    means, stds = _codes(faces, ~faces.held, model)
+    means, stds = trial_codes(faces, ~faces.held, model)
     codes = faces.codes[~faces.held]
     torch.manual_seed(1)
     rng = torch.Generator().manual_seed(1)

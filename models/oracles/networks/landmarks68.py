@@ -38,9 +38,16 @@ class LandmarkNet(nn.Module):
         Returns:
             (n, 68, 2) x, y in crop pixels, pixel centers at integers.
         """
+        return self.locate(self.window(crops))
+
+    def window(self, crops: Tensor) -> Tensor:
+        """Gray window (n, 1, 64, 64) in [-1, 1] of aligned crops (n, 3, 128, 128): an affine map of them."""
         gray = (crops.float() * self.get_buffer("luma")).sum(1, keepdim=True)
         grid = self.get_buffer("grid").expand(len(crops), -1, -1, -1)
-        window = F.grid_sample(gray, grid, padding_mode="border", align_corners=False)
+        return F.grid_sample(gray, grid, padding_mode="border", align_corners=False)
+
+    def locate(self, window: Tensor) -> Tensor:
+        """Landmarks (n, 68, 2) in crop pixels from gray windows (n, 1, 64, 64)."""
         relative = self.network((window + 1.0) * (127.5 / 256.0)).float().view(-1, 68, 2)
         return relative * self.get_buffer("extent") + self.get_buffer("corner")
 

@@ -99,3 +99,29 @@ def test_published_weights_replace_the_two_of_the_settings(
     other, _ = train(certify_every=0)
     assert read.metrics["held_out_reconstruction"] == told.metrics["held_out_reconstruction"]
     assert read.metrics["held_out_reconstruction"] != other.metrics["held_out_reconstruction"]
+
+
+def test_optional_terms_are_logged_where_they_are_wanted_and_change_the_training(train: Train) -> None:
+    wanted = {"mutual_information": 0.005, "overlap": 1.0, "probe_gradient": 20.0, "cycle": 0.4}
+    plain, plain_lines = train(certify_every=0, steps=20)
+    settings = {f"{name}_weight": weight for name, weight in wanted.items()}
+    changed, lines = train(certify_every=0, steps=20, adversary_start=0.95, **settings)
+    (shown,) = (line for line in lines if "reconstruction" in line)
+    # the one step that counts is no fourth one, so no derivative of the decoder was taken
+    assert set(wanted) & set(shown) == {"mutual_information", "probe_gradient", "cycle"}
+    assert not any(set(wanted) & set(line) for line in plain_lines)
+    assert changed.metrics["held_out_reconstruction"] != plain.metrics["held_out_reconstruction"]
+
+
+def test_a_stopped_training_goes_on_with_the_posterior_it_had(train: Train, tmp_path: Path) -> None:
+    settings = {"certify_every": 0, "steps": 2, "mutual_information_weight": 0.01}
+    saved: dict[str, torch.Tensor] = {}
+
+    def keep(directory: Path, step: int, modules: Mapping[str, nn.Module], *rest: Any) -> None:
+        saved.update(modules["posterior"].state_dict())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "save_training_state", keep)
+        train(**settings)
+    assert saved
+    train(**{**settings, "mutual_information_weight": 0.0})  # nothing to save, and nothing missing
