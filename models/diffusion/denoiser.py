@@ -109,7 +109,7 @@ class FaceDenoiser(ModelMixin, ConfigMixin):
         finer = noisy.shape[-1] / learned.shape[-1]
         spread = F.interpolate(learned, scale_factor=finer)  # (n, attribute_channels, 16, 16)
         maps = landmark_maps(self.landmark_mean + LANDMARK_SCALE * offsets, noisy.shape[-1])
-        h = self.stem(torch.cat([noisy, context, mask.expand(len(noisy), -1, -1, -1), spread, maps], dim=1))
+        h = self.stem(torch.cat([noisy, context, mask.expand(noisy.shape[0], -1, -1, -1), spread, maps], dim=1))
         for block in self.down:
             h = block(h, e)
         skip = h

@@ -38,7 +38,7 @@ def to_sheets(offsets: Tensor) -> Tensor:
 
 def from_sheets(sheets: Tensor) -> Tensor:
     """Read scaled offsets (n, 51, 2) from sheets (n, 2, 8, 8)."""
-    return sheets.flatten(2)[:, :, :NUM_LANDMARKS].mT
+    return sheets.flatten(2)[:, :, :NUM_LANDMARKS].transpose(1, 2)
 
 
 def landmark_maps(points: Tensor, size: int) -> Tensor:

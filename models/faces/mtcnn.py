@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -88,6 +89,11 @@ class MtcnnDetector:
         """The third network: windows (n, 3, 48, 48) in [-1, 1] to box shifts, landmarks (n, 10) and scores."""
         network: torch.nn.Module = self._network.onet
         return network
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The three networks by name, `pnet`, `rnet` and `onet`; pictures (n, 3, h, w) in [-1, 1]."""
+        return {name: getattr(self._network, name) for name in ("pnet", "rnet", "onet")}
 
     def detect(self, pixels: NDArray[np.uint8]) -> list[Face]:
         """Find faces with landmarks.

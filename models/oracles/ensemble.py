@@ -105,7 +105,7 @@ class Oracle(nn.Module):
         """
         if crops.ndim != 4 or crops.shape[1:] != (3, CROP_SIZE, CROP_SIZE):
             raise ValueError(f"crops must have shape (n, 3, {CROP_SIZE}, {CROP_SIZE}), got {tuple(crops.shape)}")
-        grid = self.get_buffer("_grid").expand(len(crops), -1, -1, -1)
+        grid = self.get_buffer("_grid").expand(crops.shape[0], -1, -1, -1)
         sampled = F.grid_sample(crops.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
         chips = torch.addcmul(self.get_buffer("_offset"), sampled, self.get_buffer("_gain"))
         return chips.flip(1) if self._bgr else chips

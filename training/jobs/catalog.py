@@ -31,6 +31,7 @@ JOBS: tuple[str, ...] = (
     "training.jobs.distill_generator",
     "training.jobs.encoder_trials",
     "training.jobs.exponentiated_gradient",
+    "training.jobs.export_networks",
     "training.jobs.factor_variance",
     "training.jobs.fit_attribute_levels",
     "training.jobs.fit_attribute_match",

@@ -43,7 +43,7 @@ class LandmarkNet(nn.Module):
     def window(self, crops: Tensor) -> Tensor:
         """Gray window (n, 1, 64, 64) in [-1, 1] of aligned crops (n, 3, 128, 128): an affine map of them."""
         gray = (crops.float() * self.get_buffer("luma")).sum(1, keepdim=True)
-        grid = self.get_buffer("grid").expand(len(crops), -1, -1, -1)
+        grid = self.get_buffer("grid").expand(crops.shape[0], -1, -1, -1)
         return F.grid_sample(gray, grid, padding_mode="border", align_corners=False)
 
     def locate(self, window: Tensor) -> Tensor:
