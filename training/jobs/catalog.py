@@ -14,6 +14,7 @@ from training.runs.job import Job
 
 # One line per job, sorted; the job's name is the last part with hyphens for underscores.
 JOBS: tuple[str, ...] = (
+    "training.jobs.ablate_distillation",
     "training.jobs.ablate_encoder",
     "training.jobs.ablate_service",
     "training.jobs.attack_gate",

@@ -55,6 +55,7 @@ class DistillGeneratorConfig(JobConfig):
     landmark_weight: float = Field(0.6, ge=0, description="weight of the landmark distance in crop pixels over 4")
     detector_weight: float = Field(0.6, ge=0, description="the same for the landmarks that the detector reads")
     hinge_weight: float = Field(0.7, ge=0)
+    hinge_oracles: tuple[str, ...] | None = Field(None, description="oracles in the hinge; null: every one that judges")
     oracle_weights: Literal["equal", "worst_case"] = Field(
         "equal", description="oracles in the hinge: each counts once, or weights move towards the one with most excess"
     )
@@ -91,6 +92,8 @@ class DistillGeneratorConfig(JobConfig):
     def _moved_by_something(self) -> DistillGeneratorConfig:
         if self.oracle_weights == "worst_case" and not self.drawn_rows:
             raise ValueError("oracle_weights=worst_case needs drawn_rows: judged faces move the weights")
+        if self.oracle_weights == "worst_case" and self.hinge_oracles is not None:
+            raise ValueError("oracle_weights=worst_case moves the weight of every oracle: leave hinge_oracles out")
         return self
 
 
@@ -204,8 +207,10 @@ def distill(
         The moving average of the student.
 
     Raises:
+        ValueError: An oracle of the hinge is none of the judge's.
         RunInterruptedError: The run was told to stop; a checkpoint is there.
     """
+    fixed = _fixed_weights(config, task)
     guide, cache, autoencoder = task.teacher, task.cache, task.teacher.autoencoder
     device = guide.mask.device
     student, adversary = copy.deepcopy(task.student), copy.deepcopy(task.adversary)
@@ -249,9 +254,9 @@ def distill(
                     real = autoencoder.decode(latents[rows].float()).float()
             # as released: the adversary and the oracles see the photo about the mask
             faces = faces * guide.mask + real * (1 - guide.mask)
-            moving = weights.weights if weights is not None else None
+            shares = weights.weights if weights is not None else fixed
             told = cache.attribute_mean[index[rows]].float().to(device)
-            terms |= task.judge(faces, sources, wanted, told, moving)
+            terms |= task.judge(faces, sources, wanted, told, shares)
             terms["detector"] = task.detector_landmarks(faces, real, rng).mean() / LANDMARK_SCALE
             terms["adversary"] = generator_hinge(adversary(faces)[0])
             loss = (
@@ -285,6 +290,15 @@ def distill(
             evaluate(step, average)
             save_training_state(context.directory, step, state, optimizers, rng)
     return average
+
+
+def _fixed_weights(config: DistillGeneratorConfig, task: DistillationTask) -> dict[str, float] | None:
+    """Weight 1 of each oracle that the hinge asks and 0 of the others; None where it asks all."""
+    if config.hinge_oracles is None:
+        return None
+    if unknown := sorted(set(config.hinge_oracles) - set(task.judge.oracles)):
+        raise ValueError(f"unknown oracles {unknown} in the hinge; there are {sorted(task.judge.oracles)}")
+    return {name: float(name in config.hinge_oracles) for name in task.judge.oracles}
 
 
 def few_step_estimate(

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.anonymizer.assembly import load_network
@@ -41,6 +43,7 @@ class DistillationTask:
         codes: Identity codes of the training faces, (m, d).
         held_crops: Crops of people who are held out, (k, 3, s, s).
         held_codes: Their identity codes, (k, d).
+        held_groups: Whom they show, (k,).
     """
 
     teacher: FaceGenerator
@@ -52,6 +55,19 @@ class DistillationTask:
     codes: Tensor
     held_crops: Tensor
     held_codes: Tensor
+    held_groups: NDArray[np.str_]
+
+    def one_per_person(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first crop of each of the first held-out people, so that no face is drawn with its own code.
+
+        Args:
+            count: Most people, at least 1.
+
+        Returns:
+            Crops (n, 3, 128, 128) and identity codes (n, d) with n at most `count`.
+        """
+        first = np.sort(np.unique(self.held_groups, return_index=True)[1])[:count]
+        return self.held_crops[first], self.held_codes[first]
 
 
 def load_distillation_task(
@@ -171,4 +187,5 @@ def _task(
         codes=codes[seen],
         held_crops=to_tensor(faces.people.where(faces.held).crops),
         held_codes=codes[unseen],
+        held_groups=faces.people.groups[faces.held],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from models.diffusion.generator import FaceGenerator
 from training.data.face_crops import reduce_crops
-from training.jobs.distill_generator import DistillGeneratorConfig, distill
+from training.jobs.distill_generator import DistillGeneratorConfig
 from training.jobs.distillation_task import DistillationTask
+from training.jobs.distillation_ways import distill_ways
 from training.objectives.privacy import landmark_distance
 from training.objectives.swap_judge import SwapJudge
-from training.runs.checkpoint import CHECKPOINT_NAME
 from training.runs.context import RunContext
 
 Way = Literal["equal", "worst_case"]
@@ -109,31 +109,14 @@ def distill_both(
     """
     every = max(1, len(task.held_crops) // num_faces)
     crops, codes = task.held_crops[::every][:num_faces], task.held_codes[::every][:num_faces]
-    autoencoder = task.teacher.autoencoder
-    start = FaceGenerator(autoencoder, copy.deepcopy(task.student)).eval()
+    start = FaceGenerator(task.teacher.autoencoder, copy.deepcopy(task.student)).eval()
     scores = {"before": score_student(start, task.judge, crops, codes)}
+    ways = {way: config.model_copy(update={"oracle_weights": way}) for way in WAYS}
     last: dict[str, float] = {}
-    folders = {way: context.directory / way for way in WAYS}
-    for way, folder in folders.items():
-        folder.mkdir(exist_ok=True)
-
-        def log(values: Mapping[str, float], moving: bool = way == "worst_case") -> None:
-            last.update({name: value for name, value in values.items() if name.startswith("weight_")})
-            context.log({"moving": moving, **values})
-
-        torch.manual_seed(config.seed)
-        rng = torch.Generator().manual_seed(config.seed)
-        average = distill(
-            config.model_copy(update={"oracle_weights": way}),
-            replace(context, directory=folder, log=log),
-            task,
-            rng,
-            lambda step, student: None,
-        )
-        scores[way] = score_student(FaceGenerator(autoencoder, average).eval(), task.judge, crops, codes)
-        context.log({"moving": way == "worst_case", **scores[way].row()})
-    for folder in folders.values():
-        (folder / CHECKPOINT_NAME).unlink()
+    for way, distilled in distill_ways(ways, context, task):
+        scores[way] = score_student(distilled.student, task.judge, crops, codes)
+        context.log({"way": float(WAYS.index(way)), **scores[way].row()})
+        last = {name: value for name, value in distilled.last.items() if name.startswith("weight_")}
     return scores, {name.removeprefix("weight_"): value for name, value in last.items()}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.anonymizer.assembly import Assembly
-from models.anonymizer.synthesis import SynthesisSettings
+from models.anonymizer.candidate_test import MARGINS
 from models.diffusion.generator import FaceGenerator
 from models.faces.mtcnn import MtcnnDetector
 from models.oracles.ensemble import SERVING_ORACLES
@@ -112,7 +112,7 @@ def served_networks(assembly: Assembly, crops: Tensor, names: tuple[str, ...] = 
 def _served(name: str, assembly: Assembly, crops: Tensor, parts: Mapping[str, nn.Module]) -> ServedNetwork:
     if name in SERVING_ORACLES:
         calibrated = assembly.thresholds.get(name, FAR)
-        harm = EmbeddingHarm(calibrated.privacy_threshold, calibrated.impostor_std, SynthesisSettings().margin)
+        harm = EmbeddingHarm(calibrated.privacy_threshold, calibrated.impostor_std, MARGINS["balanced"])
         return ServedNetwork(name, assembly.ensemble.oracles[name], {"crops": crops}, ("embeddings",), harm)
     if name == "landmarks":
         return ServedNetwork(name, assembly.attributes.landmark_net, {"crops": crops}, ("landmarks",), LandmarkHarm())

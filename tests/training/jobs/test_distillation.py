@@ -6,93 +6,31 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.diffusion.autoencoder import LatentAutoencoder
 from models.diffusion.denoiser import FaceDenoiser
-from models.diffusion.generator import FaceGenerator
-from models.encoder.landmark_code import NUM_LANDMARKS
-from models.encoder.variational import IdentityEncoder
-from training.data.latent_cache import LatentCache
+from models.oracles.ensemble import SERVING_ORACLES
 from training.jobs.distill_generator import DistillGeneratorConfig, distill
 from training.jobs.distillation_task import DistillationTask
 from training.jobs.distillation_trial import distill_both, paired_differences, service_rows
-from training.objectives.consistency import student_of
-from training.objectives.patch_adversary import PatchDiscriminator
-from training.objectives.swap_judge import SwapJudge
+from training.jobs.drawn_distillation import drawn_task
 from training.runs.checkpoint import read_checkpoint
 from training.runs.context import RunContext
 from training.runs.methods_table import SERVICE_COLUMNS
 from training.runs.stopping import RunInterruptedError
 
-DIMS = {"fr_feature": 12, "mfn": 8, "dlib": 5}
-SOURCES = 6
 SETTINGS = DistillGeneratorConfig(
     steps=4, batch_size=2, drawn_rows=2, grid=4, ema_decay=0.5, learning_rate=1e-2, autocast=False, evaluate_every=2
 )
 
 
-class _Attributes(nn.Module):
-    """Landmarks that are means of the picture, and a code that says nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = SimpleNamespace(landmark_mean=torch.zeros(NUM_LANDMARKS, 2))
-
-    def landmark_net(self, crops: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(crops, (68, 2)).mean(1)
-
-    def sample(self, crops: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.randn(len(crops), 10, 8, 8, generator=rng)
-
-
-class _Distance(nn.Module):
-    def forward(self, crops: Tensor, others: Tensor, rng: torch.Generator) -> Tensor:
-        return (crops - others).abs().mean((1, 2, 3)) * torch.rand(1, generator=rng)
-
-
 @pytest.fixture(scope="module")
-def task(blurred_ensemble: Any) -> DistillationTask:
-    torch.manual_seed(7)
-    rng = torch.Generator().manual_seed(7)
-    autoencoder = LatentAutoencoder(
-        encoder_widths=(8, 8, 8), decoder_widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1)
-    )
-    teacher = FaceDenoiser(width=16)
-    for parameter in teacher.head[-1].parameters():
-        nn.init.normal_(parameter, std=0.05)
-    teacher.requires_grad_(False)
-    generator = FaceGenerator(autoencoder.requires_grad_(False), teacher).eval()
-    identity = IdentityEncoder(tuple(DIMS), tuple(DIMS.values()))
-    identity.projection.normal_(generator=rng)
-    embeddings = {name: F.normalize(torch.randn(SOURCES, dim, generator=rng), dim=1) for name, dim in DIMS.items()}
-    # limits that every face is above, and the second oracle most
-    thresholds = {
-        name: SimpleNamespace(privacy_threshold=limit, impostor_std=0.1)
-        for name, limit in zip(DIMS, (-1.0, -2.0, -1.2), strict=True)
-    }
-    judge = SwapJudge(
-        blurred_ensemble(DIMS), thresholds, _Attributes(), identity, embeddings, margin=1.0, autocast=False
-    )  # type: ignore[arg-type]
-    sheets = torch.randn(SOURCES, 10, 8, 8, generator=rng)
-    latents, contexts = torch.randn(2, SOURCES, 8, 16, 16, generator=rng)
-    return DistillationTask(
-        teacher=generator,
-        student=student_of(teacher).requires_grad_(True),
-        adversary=PatchDiscriminator((8, 8, 8)),
-        judge=judge,
-        detector_landmarks=_Distance(),
-        cache=LatentCache(latents, contexts, sheets, torch.full_like(sheets, 0.1), torch.arange(SOURCES)),
-        codes=F.normalize(torch.randn(SOURCES, 128, generator=rng), dim=1),
-        held_crops=torch.rand(5, 3, 128, 128, generator=rng) * 2 - 1,
-        held_codes=F.normalize(torch.randn(5, 128, generator=rng), dim=1),
-    )
+def task() -> DistillationTask:
+    return drawn_task(7)[0]
 
 
 Train = Callable[..., tuple[FaceDenoiser, list[int]]]
@@ -146,11 +84,11 @@ def test_worst_case_weights_move_to_the_oracle_with_the_largest_hinge_and_are_lo
     log: list[Mapping[str, float]] = []
     train("moving", oracle_weights="worst_case", steps=20, evaluate_every=20, log=log)
     (last,) = log
-    hinges = {name: last[f"hinge_{name}"] for name in DIMS}
-    weights = {name: last[f"weight_{name}"] for name in DIMS}
+    hinges = {name: last[f"hinge_{name}"] for name in SERVING_ORACLES}
+    weights = {name: last[f"weight_{name}"] for name in SERVING_ORACLES}
     assert max(hinges, key=hinges.__getitem__) == max(weights, key=weights.__getitem__) == "mfn"
     assert weights["mfn"] > 2
-    assert sum(weights.values()) == pytest.approx(len(DIMS))
+    assert sum(weights.values()) == pytest.approx(len(SERVING_ORACLES))
 
 
 def test_equal_weights_leave_nothing_of_themselves_in_the_checkpoint(train: Train, tmp_path: Path) -> None:
@@ -206,7 +144,7 @@ def test_the_trial_reports_finite_rows_of_every_face_and_its_last_weights(
 ) -> None:
     context = make_run_context(tmp_path)
     scores, weights = distill_both(SETTINGS.model_copy(update={"steps": 20}), context, task, 4)
-    assert sum(weights.values()) == pytest.approx(len(DIMS))
+    assert sum(weights.values()) == pytest.approx(len(SERVING_ORACLES))
     assert max(weights, key=weights.__getitem__) == "mfn"
     rows = service_rows(SETTINGS, scores)
     assert all(tuple(row) == SERVICE_COLUMNS and row["n"] == 4 for row in rows)
