@@ -183,7 +183,7 @@ def run(config: AuditConfig, context: RunContext) -> Report:
         "pseudonyms, with the key and without (P9, A8)": pseudonyms,
         "searching the index with a photo (A9)": searches(audited, photos, probes, pupils, config.index_people),
         "nearest training face (P8, faceres)": near_training_faces(audited, found, probes, learned_from),
-        "criteria of WP29": criteria_table(privacy, links, bool(pupils), probes.gallery),
+        "criteria of WP29": criteria_table(privacy, links, probes.gallery),
         "in the service": service_table(privacy),
         "status of the photos": count_table("status", (p.release.verdict.status.value for p in photos if p.release)),
         "reasons of faces": count_table("reason", (face.reason.value for face in faces if face.reason is not None)),

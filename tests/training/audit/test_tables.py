@@ -10,7 +10,7 @@ import numpy as np
 from training.audit.probes import Probes
 from training.audit.regurgitation import training_set_similarity
 from training.audit.statistics import Estimate
-from training.audit.tables import floor_table, released_rates, service_table
+from training.audit.tables import criteria_table, floor_table, released_rates, service_table
 
 
 def test_the_pair_attacker_stands_beside_the_plain_one_and_not_without_it() -> None:
@@ -58,3 +58,22 @@ def test_a_repeated_training_face_is_the_largest_similarity() -> None:
     training, own = np.eye(4, dtype=np.float32), np.array([[1, 0, 0, 0], [0.6, 0.8, 0, 0]], np.float32)
     (row,) = training_set_similarity({"released": own}, training, 0.9)
     assert (row["n"], row["max"], row["at the threshold"]) == (2, 1.0, 0.5)
+
+
+def test_an_attacker_singles_out_by_what_it_finds_beyond_itself_on_covered_faces() -> None:
+    def found(value: float) -> Estimate:
+        return Estimate(value, value - 0.005, value + 0.005, 400)
+
+    privacy = {
+        "P3 rank-1 mate.faceres": found(0.03),
+        "A6 rank-1 mate.faceres": found(0.03),
+        # reads surroundings well, faces not at all
+        "A2 rank-1 mate.names attacker": found(0.50),
+        "A6 named rank-1 mate.names attacker": found(0.50),
+    }
+
+    assert criteria_table(privacy, [], 400)[0]["passes"] is True
+    privacy["A4 rank-1 mate.faceres"], privacy["A6 drawn rank-1 mate.faceres"] = found(0.06), found(0.02)
+    singled_out = criteria_table(privacy, [], 400)[0]
+    assert singled_out["passes"] is False
+    assert str(singled_out["measured"]).startswith("A4 rank-1 mate.faceres")
