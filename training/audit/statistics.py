@@ -109,6 +109,53 @@ def mean(
     return Estimate(float(kept.mean()), float(lower), float(upper), len(kept))
 
 
+def difference(first: Estimate, second: Estimate) -> Estimate:
+    """First less second, with an interval from the two intervals.
+
+    Source: Newcombe, "Interval estimation for the difference between independent proportions" (Statistics in Medicine,
+    1998), method 10. Differs: it is used for two shares of the same faces too; where hits go together, as they do, the
+    interval is wider than it need be.
+
+    Args:
+        first: An estimate.
+        second: Another.
+
+    Returns:
+        The difference; its count is the smaller one.
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.lower, second.upper - second.value)
+    above = math.hypot(first.upper - first.value, second.value - second.lower)
+    return Estimate(value, value - below, value + above, min(first.count, second.count))
+
+
+def ratio(first: Estimate, second: Estimate) -> Estimate:
+    """First over second, both positive, with an interval from the two intervals.
+
+    Source: Donner and Zou, "Closed-form confidence intervals for functions of the normal mean and standard deviation"
+    (Statistical Methods in Medical Research, 2012), for independent estimates; of the same faces it is wider than need
+    be.
+
+    Args:
+        first: An estimate.
+        second: Another, whose interval lies above zero and reaches less than twice its value.
+
+    Returns:
+        The ratio; its count is the smaller one.
+
+    Raises:
+        ValueError: The second is not known well enough to divide by it.
+    """
+    a, b = first.value, second.value
+    if not 0 < second.lower <= b <= second.upper < 2 * b:
+        raise ValueError(f"cannot divide by {b} within {second.lower} .. {second.upper}")
+    low, high = second.upper * (2 * b - second.upper), second.lower * (2 * b - second.lower)
+    below = max(0.0, (a * b) ** 2 - first.lower * (2 * a - first.lower) * low)
+    above = max(0.0, (a * b) ** 2 - first.upper * (2 * a - first.upper) * high)
+    count = min(first.count, second.count)
+    return Estimate(a / b, (a * b - math.sqrt(below)) / low, (a * b + math.sqrt(above)) / high, count)
+
+
 def rank_k(
     probes: NDArray[np.float32], gallery: NDArray[np.float32], truth: NDArray[np.int64], *, k: int = 1
 ) -> NDArray[np.bool_]:
@@ -137,7 +184,20 @@ def top_scored(scores: NDArray[np.floating], truth: NDArray[np.int64], *, k: int
     Returns:
         (n,) booleans; of equal scores the earlier column is the guess.
     """
+    return np.asarray(places_of(scores, truth) < k)
+
+
+def places_of(scores: NDArray[np.floating], truth: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of the right column of each row among its columns, the best first.
+
+    Args:
+        scores: Probe against gallery, larger is nearer, (n, m).
+        truth: Right column of each row, (n,).
+
+    Returns:
+        (n,), from 0; of equal scores the earlier column comes first.
+    """
     right = scores[np.arange(len(truth)), truth]
     earlier = np.arange(scores.shape[1]) < truth[:, None]
     ahead = (scores > right[:, None]) | ((scores == right[:, None]) & earlier)
-    return np.asarray(ahead.sum(1) < k)
+    return np.asarray(ahead.sum(1), dtype=np.int64)

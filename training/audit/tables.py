@@ -131,11 +131,11 @@ def criteria_table(privacy: Mapping[str, Estimate], links: Table, people: int) -
     An attacker is compared with itself on covered faces: one that learned to read surroundings finds people by them.
     """
     advantages = {
-        name: (found.upper, privacy[floor].value)
+        name: (found.upper, privacy[covered].value)
         for name, found in privacy.items()
         for measure, of_context in _FLOORS.items()
         if name.startswith(f"{measure} rank-1 mate.")
-        and (floor := f"{of_context}{name.removeprefix(measure)}") in privacy
+        and (covered := f"{of_context}{name.removeprefix(measure)}") in privacy
     }
     worst = max(advantages, key=lambda name: advantages[name][0] - advantages[name][1])
     upper, floor = advantages[worst]

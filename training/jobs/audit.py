@@ -26,6 +26,7 @@ from training.audit.fidelity import read_fidelity
 from training.audit.identification import tails
 from training.audit.linking import averaged_releases, linkage_table
 from training.audit.photos import AuditedPhoto, both_photos, crop_sheet, photo_sheet, read_photos
+from training.audit.plots import rank_panels, similarity_panels
 from training.audit.probes import Probes
 from training.audit.tables import (
     Table,
@@ -41,13 +42,14 @@ from training.audit.tables import (
 from training.audit.utility import Instruments
 from training.data.apparent_attributes import apparent_sex_and_age
 from training.data.face_crops import load_crop_set
-from training.jobs.audit_attacks import as_a_set, near_training_faces, recognition, searches, secrets
+from training.jobs.audit_attacks import Recognition, as_a_set, near_training_faces, recognition, searches, secrets
 from training.jobs.audited_service import Audited
 from training.jobs.calibrate_oracles import Half, read_suspects
 from training.jobs.photo_pairs import labeled_pairs, rendered_pairs
 from training.jobs.publishing import write_sheet
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
+from training.runs.figures import Figure, plot_panels
 from training.runs.job import Job, Source
 from training.runs.report import Report
 
@@ -189,7 +191,25 @@ def run(config: AuditConfig, context: RunContext) -> Report:
         "reasons of faces": count_table("reason", (face.reason.value for face in faces if face.reason is not None)),
         "artifacts": [{"artifact": k, "version": v} for k, v in sorted(assembly.versions.items())],
     }
-    return Report(metrics=metrics, checks=release_criteria(privacy, released, ratio, config.photos), tables=tables)
+    checks = release_criteria(privacy, released, ratio, config.photos)
+    return Report(metrics=metrics, checks=checks, figures=_plots(audited, found, probes, context), tables=tables)
+
+
+def _plots(audited: Audited, found: Recognition, probes: Probes, context: RunContext) -> list[Figure]:
+    """Histograms and rank curves; none where nothing was released."""
+    panels = {
+        "similarity": (
+            similarity_panels(found.codes, found.similarities, probes, audited.threshold),
+            "Similarity to the source (P5); what lies right of the threshold is called the same person",
+        ),
+        "ranks": (
+            rank_panels(found.codes, probes),
+            "Share of faces whose person is among the k best of the gallery (P3, A6)",
+        ),
+    }
+    return [
+        plot_panels(context.directory, name, each, caption=caption) for name, (each, caption) in panels.items() if each
+    ]
 
 
 def _pupils(

@@ -19,6 +19,8 @@ JOBS: tuple[str, ...] = (
     "training.jobs.ablate_service",
     "training.jobs.attack_gate",
     "training.jobs.audit",
+    "training.jobs.audit_answers",
+    "training.jobs.audit_curve",
     "training.jobs.audit_restorer",
     "training.jobs.benchmark",
     "training.jobs.block_coordinate_descent",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.audit.statistics import design_effect, mean, rank_k, rate
+from training.audit.statistics import Estimate, design_effect, difference, mean, rank_k, rate, ratio
 
 
 def test_the_wilson_interval_covers_the_true_rate_about_nineteen_times_in_twenty(rng: np.random.Generator) -> None:
@@ -78,3 +78,23 @@ def test_rank_one_counts_the_probes_whose_nearest_entry_is_their_own() -> None:
     gallery = np.eye(3, dtype=np.float32)
     probes = np.array([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]], dtype=np.float32)
     assert rank_k(probes, gallery, np.array([0, 1, 2])).tolist() == [True, False, True]
+
+
+def test_the_interval_of_a_difference_and_of_a_ratio_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    trials, held = 600, np.zeros(2)
+    for _ in range(trials):
+        first, second = rate(rng.random(300) < 0.2), rate(rng.random(300) < 0.1)
+        held[0] += difference(first, second).lower <= 0.1 <= difference(first, second).upper
+        a, b = (
+            Estimate(float(x.mean()), float(x.mean() - 1.96 * x.std() / 20), float(x.mean() + 1.96 * x.std() / 20), 400)
+            for x in (rng.exponential(3.0, 400), rng.exponential(2.0, 400))
+        )
+        held[1] += ratio(a, b).lower <= 1.5 <= ratio(a, b).upper
+    # four deviations of a share of .95 over the trials
+    assert np.abs(held / trials - 0.95).max() < 4 * (0.95 * 0.05 / trials) ** 0.5
+
+
+def test_a_ratio_over_what_may_be_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot divide"):
+        ratio(Estimate(1.0, 0.9, 1.1, 9), Estimate(0.1, -0.1, 0.3, 9))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.runs.figures import Series, plot_series
+from training.runs.figures import Panel, Series, plot_panels, plot_series
 from training.runs.report import (
     Check,
     Report,
@@ -69,3 +69,22 @@ def test_a_figure_is_reproducible_and_lies_beside_its_numbers(tmp_path: Path) ->
     plot_series(tmp_path / "b", "f", series, **draw)
     assert (tmp_path / "a" / figure.path).read_bytes() == (tmp_path / "b" / figure.path).read_bytes()
     assert (tmp_path / "a/figures/f.csv").read_text().splitlines()[1] == "measured,1,2"
+
+
+def test_panels_hold_points_with_names_and_intervals_and_their_numbers_say_which_panel(tmp_path: Path) -> None:
+    named = Series("a", [1.0], [2.0], "joined", ["first"], [(0.5, 1.5)], [(1.0, 3.0)])
+    panels = [Panel([named], "x", "y"), Panel([Series("b", [1], [4])], "z", "y")]
+    figure = plot_panels(tmp_path, "f", panels, caption="c")
+    assert "first" in (tmp_path / figure.path).read_text()
+    assert (tmp_path / "figures/f.csv").read_text().splitlines() == [
+        "panel,label,x,y,name,x_lower,x_upper,y_lower,y_upper",
+        "x,a,1.0,2.0,first,0.5,1.5,1.0,3.0",
+        "z,b,1,4,,,,,",
+    ]
+
+
+def test_a_figure_without_panels_and_points_without_their_intervals_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="0 panels"):
+        plot_panels(tmp_path, "f", [], caption="c")
+    with pytest.raises(ValueError, match="2 points and 1 y_intervals"):
+        Series("a", [1, 2], [3, 4], y_intervals=[(0, 1)])
