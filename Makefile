@@ -8,8 +8,9 @@ PHOTOS ?=
 
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Two torch threads that spin on cores shared with others cost many times their work.
+# Two torch threads that spin on cores shared with others cost many times their work; without any they are slower than one.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 20000
 
 .PHONY: help install models demo check test smoke serve up gpu-check clean
 

@@ -42,8 +42,10 @@ _EXIT_ARTIFACT = 3
 def prepare() -> None:
     """Search photos and get them back with every face replaced, verified, or withheld."""
     # Threads of torch that wait for each other by spinning cost 18 times the work itself as soon as something else
-    # wants a core; the variable is read when torch is loaded, which no command has done yet.
+    # wants a core, and without any spinning two of them are slower than one; so they spin for microseconds. The
+    # variables are read when torch is loaded, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 @app.command()

@@ -212,13 +212,16 @@ def test_the_openapi_document_is_written(doppel, tmp_path):
     assert json.loads((tmp_path / "openapi.json").read_text())["info"]["title"] == "Doppel"
 
 
-def test_threads_wait_without_spinning_and_no_command_line_loads_torch(tmp_path):
+def test_threads_spin_for_microseconds_only_and_no_command_line_loads_torch(tmp_path):
     code = (
         "import os, sys; from typer.testing import CliRunner; from service.cli import app; "
         "CliRunner().invoke(app, ['keys', 'new', 'x']); "
-        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'; assert 'torch' not in sys.modules"
+        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'; assert int(os.environ['GOMP_SPINCOUNT']) == 20000; "
+        "assert 'torch' not in sys.modules"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path, timeout=60)
 
