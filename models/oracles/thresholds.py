@@ -71,6 +71,10 @@ class OracleThreshold:
     impostor_mean: float
     impostor_std: float
 
+    def limit(self, margin: float) -> float:
+        """Similarity that lies a margin below the privacy threshold, in standard deviations of different people."""
+        return self.privacy_threshold - margin * self.impostor_std
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.execution import Place
 from training.runs.job import Job, Source
-from training.runs.report import Check, Report
+from training.runs.report import Check, Report, write_report
 
 
 class ToyConfig(JobConfig):
@@ -122,3 +123,41 @@ def make_run_context() -> Callable[[Path], RunContext]:
         )
 
     return make
+
+
+_AUDIT_MEASURES = {
+    "P3 rank-1 source.faceres": 0.15,
+    "A6 rank-1 source.faceres": 0.05,
+    "A3 rank-1 source.pairs attacker": 0.2,
+    "A6 trained rank-1 source.pairs attacker": 0.1,
+    "U2 landmark error": 0.06,
+    "U2 landmark error, autoencoder only": 0.04,
+    "U3 pose error, rad": 0.1,
+    "U5 expression agrees in all three": 0.6,
+}
+
+
+@pytest.fixture
+def made_up_audit(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the report and settings of a made-up audit of a level, its measures times a factor."""
+
+    def made_up(level: str, factor: float = 1.0, **settings: Any) -> Path:
+        directory = tmp_path / f"{level}-{factor}"
+        directory.mkdir()
+        values = {name: value * factor for name, value in _AUDIT_MEASURES.items()}
+        rows = [
+            {
+                "measure": name,
+                "value": round(value, 4),
+                "95 % interval": f"{value - 0.02:.4f} .. {value + 0.02:.4f}",
+                "n": 400,
+            }
+            for name, value in values.items()
+        ]
+        tables = {"measures with 95 % intervals": rows, "artifacts": [{"artifact": "a", "version": "1"}]}
+        write_report(Report(metrics=values, tables=tables), directory, title="audit")
+        config = {"seed": 0, "folder": None, "photos": 400, "level": level, **settings}
+        (directory / "config.json").write_text(json.dumps({"job": "audit", "config": config}))
+        return directory / "report.json"
+
+    return made_up

@@ -6,10 +6,8 @@ whose removal changes nothing beyond the interval of the paired difference is sa
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,19 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.anonymizer.assembly import OWN_ARTIFACTS, UPSTREAM_ARTIFACTS
 from models.faces.detection import MtcnnDetector
-from models.oracles.ensemble import AUDITOR_ORACLES, ORACLES, SERVING_ORACLES, load_oracle
-from models.registry.store import ArtifactStore
+from models.oracles.ensemble import AUDITOR_ORACLES, SERVING_ORACLES, load_oracle
 from training.audit.baselines import BASELINES
 from training.audit.paired import paired
 from training.audit.photos import AuditedPhoto, read_photos
 from training.audit.statistics import Estimate, mean, rank_k, rate
 from training.audit.tables import RECOGNIZERS, Table
-from training.audit.utility import MEASURES, Instruments, Values, estimate, read_clean, read_utility
-from training.data.apparent_attributes import apparent_sex_and_age
+from training.audit.utility import MEASURES, Values, estimate, read_clean, read_utility
+from training.jobs.audited_service import NEEDS, instruments_of
 from training.jobs.calibrate_oracles import Half, embed_crops
-from training.jobs.photo_pairs import labeled_pairs, rendered_pairs
+from training.jobs.photo_pairs import labeled_or_rendered
 from training.jobs.service_ablations import SERVED, WAYS, AblatedService
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
@@ -87,17 +83,19 @@ def run(config: AblateServiceConfig, context: RunContext) -> Report:
         raise ValueError(f"unknown ways {unknown}; there are {sorted(WAYS)}")
     if config.teacher is None and not all(WAYS[name].is_taught for name in config.ways):
         raise ValueError("set teacher=VERSION, an undistilled face-generator, for the way in which it draws")
-    if config.artifacts is not None:
-        context = dataclasses.replace(context, store=ArtifactStore(config.artifacts))
+    context = context.with_store(config.artifacts)
     rng = np.random.default_rng(config.seed)
     service = AblatedService(context.store, config.far, config.seed, config.teacher)
-    instruments = Instruments(
-        MtcnnDetector(), service.assembly.attributes.landmark_net, partial(apparent_sex_and_age, store=context.store)
+    instruments = instruments_of(service.assembly, context.store, MtcnnDetector())
+    pairs = labeled_or_rendered(
+        config.folder,
+        config.labels,
+        config.identity_half,
+        config.photos,
+        config.seed,
+        rng,
+        context.directory / "rendered",
     )
-    if config.folder is None:
-        pairs = rendered_pairs(context.directory / "rendered", config.photos, config.seed)
-    else:
-        pairs = labeled_pairs(config.folder, config.labels, config.identity_half, rng)
     photos = read_photos(pairs, service.assembly.detector, config.photos)
     utility: dict[str, list[dict[str, Values]]] = defaultdict(list)
     crops: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
@@ -233,8 +231,5 @@ JOB = Job(
             "ways": (SERVED, "swapped only: no recognizer refuses"),
         }
     },
-    needs=tuple(
-        f"artifacts/{name}"
-        for name in (*OWN_ARTIFACTS, *UPSTREAM_ARTIFACTS, *(ORACLES[name].artifact for name in AUDITOR_ORACLES))
-    ),
+    needs=NEEDS,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +11,7 @@ from training.audit.baselines import covered
 from training.audit.offline_answers import answer_photos, choose_nearest
 from training.audit.photos import AuditedPhoto
 from training.audit.questions import QUESTIONS, Answered, Answers, identity_question, scene_question
-from training.audit.utility import Instruments
-from training.data.apparent_attributes import apparent_sex_and_age
-from training.jobs.audited_service import Audited
+from training.jobs.audited_service import Audited, instruments_of
 
 NETWORKS = "networks at hand"
 
@@ -30,9 +26,7 @@ def answers_of_networks(audited: Audited, photos: list[AuditedPhoto]) -> tuple[l
     Returns:
         One entry for each of `QUESTIONS`, and the answers on the originals by question, (n,).
     """
-    instruments = Instruments(
-        audited.detector, audited.assembly.attributes.landmark_net, partial(apparent_sex_and_age, store=audited.store)
-    )
+    instruments = instruments_of(audited.assembly, audited.store, audited.detector)
     crops = np.stack([photo.source.crop for photo in photos])
     original = answer_photos([photo.original for photo in photos], crops, instruments)
     shown = np.stack([photo.source_aligned() for photo in photos])

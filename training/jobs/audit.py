@@ -6,8 +6,6 @@ they show real people.
 
 from __future__ import annotations
 
-import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.anonymizer.assembly import OWN_ARTIFACTS, UPSTREAM_ARTIFACTS, AssemblySettings
+from models.anonymizer.assembly import AssemblySettings
 from models.anonymizer.policy import Policy
 from models.anonymizer.synthesis import Selection, SynthesisSettings
 from models.encoder.levels import Level
-from models.oracles.ensemble import AUDITOR_ORACLES, ORACLES
-from models.registry.store import ArtifactStore
 from training.audit.criteria import release_criteria
 from training.audit.fidelity import read_fidelity
 from training.audit.identification import tails
@@ -39,11 +35,10 @@ from training.audit.tables import (
     service_table,
     subgroup_table,
 )
-from training.audit.utility import Instruments
 from training.data.apparent_attributes import apparent_sex_and_age
 from training.data.face_crops import load_crop_set
 from training.jobs.audit_attacks import Recognition, as_a_set, near_training_faces, recognition, searches, secrets
-from training.jobs.audited_service import Audited
+from training.jobs.audited_service import NEEDS, Audited, instruments_of
 from training.jobs.calibrate_oracles import Half, read_suspects
 from training.jobs.photo_pairs import labeled_pairs, rendered_pairs
 from training.jobs.publishing import write_sheet
@@ -116,8 +111,7 @@ def run(config: AuditConfig, context: RunContext) -> Report:
     Returns:
         The report; its checks are the release criteria.
     """
-    if config.artifacts is not None:
-        context = dataclasses.replace(context, store=ArtifactStore(config.artifacts))
+    context = context.with_store(config.artifacts)
     learned_from = None if config.training_faces is None else load_crop_set(config.training_faces)
     rng = np.random.default_rng(config.seed)
     synthesis = SynthesisSettings(block=config.block, select=cast(Selection, config.select), margin=config.margin)
@@ -130,9 +124,7 @@ def run(config: AuditConfig, context: RunContext) -> Report:
     audited.release(photos)
     # before the attackers' photos are anonymized too
     source_bits = assembly.meter.source_bits
-    instruments = Instruments(
-        audited.detector, assembly.attributes.landmark_net, partial(apparent_sex_and_age, store=context.store)
-    )
+    instruments = instruments_of(assembly, context.store, audited.detector)
     fidelity = read_fidelity(photos, instruments, assembly.generator.autoencoder)
     context.log({"read": len(photos)})
     probes = Probes(
@@ -268,8 +260,5 @@ JOB = Job(
             "kernel_photos": 0,
         }
     },
-    needs=tuple(
-        f"artifacts/{name}"
-        for name in (*OWN_ARTIFACTS, *UPSTREAM_ARTIFACTS, *(ORACLES[name].artifact for name in AUDITOR_ORACLES))
-    ),
+    needs=NEEDS,
 )

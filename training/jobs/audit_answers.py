@@ -13,19 +13,17 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, model_validator
 
-from models.anonymizer.assembly import OWN_ARTIFACTS, UPSTREAM_ARTIFACTS, AssemblySettings
+from models.anonymizer.assembly import AssemblySettings
 from models.anonymizer.policy import Policy
 from models.encoder.levels import Level
-from models.oracles.ensemble import AUDITOR_ORACLES, ORACLES
-from models.registry.store import ArtifactStore
 from training.audit.endpoint_answers import Interview, endpoint_answers, endpoint_identity
 from training.audit.photos import read_photos
 from training.audit.questions import QUESTIONS, Answered, line_up
 from training.audit.vision_endpoint import Shown, VisionEndpoint, VisionEndpointError, check_url
 from training.jobs.answering_networks import answers_of_networks, identity_by_auditors, scene_by_features
-from training.jobs.audited_service import Audited
+from training.jobs.audited_service import NEEDS, Audited
 from training.jobs.calibrate_oracles import Half
-from training.jobs.photo_pairs import labeled_pairs, rendered_pairs
+from training.jobs.photo_pairs import labeled_or_rendered
 from training.runs.config import JobConfig
 from training.runs.context import RunContext
 from training.runs.job import Job
@@ -107,14 +105,19 @@ def run(config: AuditAnswersConfig, context: RunContext) -> Report:
     if endpoint is not None:
         # a wrong address or key shows before anything else is done, and before any photo is sent
         endpoint.ask(QUESTIONS[-1], [Shown(np.full((64, 64, 3), 127, dtype=np.uint8), False)])
-    store = context.store if config.artifacts is None else ArtifactStore(config.artifacts)
+    store = context.with_store(config.artifacts).store
     rng = np.random.default_rng(config.seed)
     policy = Policy(level=config.level, media="png")
     audited = Audited.open(store, AssemblySettings(far=config.far), policy, config.batch, context.log)
-    if config.folder is None:
-        pairs = rendered_pairs(context.directory / "rendered", config.photos, config.seed)
-    else:
-        pairs = labeled_pairs(config.folder, config.labels, config.identity_half, rng)
+    pairs = labeled_or_rendered(
+        config.folder,
+        config.labels,
+        config.identity_half,
+        config.photos,
+        config.seed,
+        rng,
+        context.directory / "rendered",
+    )
     sent = read_photos(pairs, audited.assembly.detector, config.photos)
     audited.release(sent)
     for photo in sent:
@@ -207,8 +210,5 @@ JOB = Job(
     run=run,
     wants_large_malloc_thresholds=True,
     presets={"smoke": {"artifacts": "artifacts", "photos": 2}},
-    needs=tuple(
-        f"artifacts/{name}"
-        for name in (*OWN_ARTIFACTS, *UPSTREAM_ARTIFACTS, *(ORACLES[name].artifact for name in AUDITOR_ORACLES))
-    ),
+    needs=NEEDS,
 )

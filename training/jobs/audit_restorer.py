@@ -7,12 +7,10 @@ restorer is the one that the service has; its grades for compression, which the 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +24,13 @@ from models.faces.detection import MtcnnDetector
 from models.faces.restoration import ARTIFACT_NAME as RESTORER_ARTIFACT
 from models.faces.restoration import CropRestorer, load_crop_restorer
 from models.oracles.ensemble import ORACLES
-from models.registry.store import ArtifactStore
 from training.audit.paired import Paired, paired
 from training.audit.photos import AuditedPhoto
 from training.audit.tables import Table, estimate_row
-from training.audit.utility import MEASURES, Instruments, Values, estimate, read_clean, read_utility
-from training.data.apparent_attributes import apparent_sex_and_age
+from training.audit.utility import MEASURES, Values, estimate, read_clean, read_utility
 from training.data.drawn_faces import draw_photos, drawn_crop_set
 from training.data.face_crops import load_crop_set
+from training.jobs.audited_service import instruments_of
 from training.jobs.calibrate_oracles import Half, pick_photos
 from training.jobs.released_ways import WaysService, read_sources
 from training.jobs.restored_photos import DAMAGES
@@ -97,17 +94,14 @@ def run(config: AuditRestorerConfig, context: RunContext) -> Report:
     Raises:
         ValueError: No photo shows a face.
     """
-    if config.artifacts is not None:
-        context = dataclasses.replace(context, store=ArtifactStore(config.artifacts))
+    context = context.with_store(config.artifacts)
     begin = time.monotonic()
     rng = np.random.default_rng(config.seed)
     learned = load_crop_restorer(context.store)
     noise = learned.of_kind("noise")
     restorers = {BARE: None, RESTORER: learned, **_peers(config, learned, rng)}
     service = WaysService(context.store, Policy(steps=config.steps, media="png", seed=config.seed))
-    instruments = Instruments(
-        MtcnnDetector(), service.assembly.attributes.landmark_net, partial(apparent_sex_and_age, store=context.store)
-    )
+    instruments = instruments_of(service.assembly, context.store, MtcnnDetector())
     sources = read_sources(_paths(config, context, rng), service.assembly.detector)
     readings: dict[tuple[str, str], list[dict[str, Values]]] = defaultdict(list)
     reasons: Counter[tuple[str, str, str]] = Counter()

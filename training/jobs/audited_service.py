@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
 
-from models.anonymizer.assembly import Assembly, AssemblySettings, assemble
+from models.anonymizer.assembly import OWN_ARTIFACTS, UPSTREAM_ARTIFACTS, Assembly, AssemblySettings, assemble
 from models.anonymizer.policy import Policy
-from models.faces.detection import MtcnnDetector
-from models.oracles.ensemble import Oracle, load_oracle
+from models.faces.detection import FaceDetector, MtcnnDetector
+from models.oracles.ensemble import AUDITOR_ORACLES, ORACLES, Oracle, load_oracle
 from models.registry.store import ArtifactStore
 from training.audit.keys import Keys
 from training.audit.photos import AuditedPhoto
 from training.audit.released import Log, Service
 from training.audit.remembering_detector import RememberingDetector
+from training.audit.utility import Instruments
 from training.audit.views import Codes, Crops
+from training.data.apparent_attributes import apparent_sex_and_age
 from training.jobs.calibrate_oracles import embed_crops
+
+NEEDS: Final = tuple(
+    f"artifacts/{name}"
+    for name in (*OWN_ARTIFACTS, *UPSTREAM_ARTIFACTS, *(ORACLES[name].artifact for name in AUDITOR_ORACLES))
+)
+"""What a job needs that runs the service and asks recognizers which the gate does not ask."""
+
+
+def instruments_of(assembly: Assembly, store: ArtifactStore, detector: FaceDetector) -> Instruments:
+    """What released photos of a service are read with.
+
+    Args:
+        assembly: The service.
+        store: Its artifacts.
+        detector: Finds faces again; one pass.
+
+    Returns:
+        The instruments.
+    """
+    return Instruments(detector, assembly.attributes.landmark_net, partial(apparent_sex_and_age, store=store))
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from models.oracles.thresholds import OracleThreshold
 from training.data.latent_cache import LatentCache
 from training.jobs.distillation_task import DistillationTask
 from training.jobs.swap_readings import Instruments
+from training.jobs.untrained_networks import CoarseOracles
 from training.objectives.consistency import student_of
 from training.objectives.patch_adversary import PatchDiscriminator
 from training.objectives.swap_judge import SwapJudge
@@ -35,16 +36,6 @@ DIMS: Final[Mapping[str, int]] = dict(zip((*SERVING_ORACLES, *AUDITOR_ORACLES), 
 LIMITS: Final[Mapping[str, float]] = dict(zip(SERVING_ORACLES, (-1.0, -2.0, -1.2), strict=True))
 _SOURCES = 6
 _CODE = 128
-
-
-class _Recognizers(nn.Module):
-    def __init__(self, dims: Mapping[str, int], rng: torch.Generator) -> None:
-        super().__init__()
-        self.maps = {name: torch.randn(3 * 64, dim, generator=rng) for name, dim in dims.items()}
-
-    def forward(self, crops: Tensor) -> dict[str, Tensor]:
-        seen = F.adaptive_avg_pool2d(crops, 8).flatten(1)
-        return {name: F.normalize(seen @ matrix, dim=1) for name, matrix in self.maps.items()}
 
 
 class _Landmarks(nn.Module):
@@ -82,7 +73,7 @@ def drawn_task(seed: int, *, held_out: int = 5) -> tuple[DistillationTask, Instr
     embeddings = {name: F.normalize(torch.randn(_SOURCES, dim, generator=rng), dim=1) for name, dim in dims.items()}
     thresholds = {name: _threshold(name, limit) for name, limit in LIMITS.items()}
     attributes = FaceAttributes(AttributeEncoder(), cast(LandmarkNet, _Landmarks()))
-    serving = _Recognizers(dims, rng)
+    serving = CoarseOracles(dims, rng)
     judge = SwapJudge(serving, thresholds, attributes, identity, embeddings, margin=1.0, autocast=False)
     sheets = torch.randn(_SOURCES, 10, 8, 8, generator=rng)
     latents, contexts = torch.randn(2, _SOURCES, 8, 16, 16, generator=rng)
@@ -99,7 +90,7 @@ def drawn_task(seed: int, *, held_out: int = 5) -> tuple[DistillationTask, Instr
         held_groups=np.array([f"drawn/{row:04d}" for row in range(held_out)]),
     )
     instruments = Instruments(
-        _Recognizers(DIMS, rng),
+        CoarseOracles(DIMS, rng),
         dict.fromkeys(SERVING_ORACLES, 0.5),
         identity,
         lambda crops: attributes.landmark_net(crops)[:, INNER_LANDMARKS],

@@ -7,7 +7,6 @@ inputs, outputs and digests; whoever loads a file verifies its digest first. The
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import defaultdict
@@ -22,7 +21,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.anonymizer.assembly import OWN_ARTIFACTS, UPSTREAM_ARTIFACTS, assemble
-from models.registry.store import ArtifactStore
 from models.runtime import inference_threads
 from training.data.drawn_faces import drawn_crop_set
 from training.data.face_crops import load_crop_set, to_tensor
@@ -81,8 +79,7 @@ def run(config: ExportNetworksConfig, context: RunContext) -> Report:
         ExportError: A network cannot be exported; the message names it.
         RunInterruptedError: The run was told to stop; exporting starts anew.
     """
-    if config.artifacts is not None:
-        context = dataclasses.replace(context, store=ArtifactStore(config.artifacts))
+    context = context.with_store(config.artifacts)
     inference_threads(config.threads)
     assembly = assemble(context.store)
     compared, calibrating = _crops(config)

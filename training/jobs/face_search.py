@@ -59,11 +59,7 @@ class FaceSearch:
 
     def limits(self, margin: float) -> dict[str, float]:
         """Similarity not to be reached, by serving oracle; the margin is in standard deviations of impostors."""
-        served = {
-            name: self.at_far[name].privacy_threshold - margin * self.at_far[name].impostor_std
-            for name in SERVING_ORACLES
-            if name in self.at_far
-        }
+        served = {name: self.at_far[name].limit(margin) for name in SERVING_ORACLES if name in self.at_far}
         return {**served, **self.stand_ins}
 
     def scales(self) -> dict[str, float]:

@@ -246,10 +246,7 @@ def _generator_task(config: OracleWeightsConfig, folder: Path, context: RunConte
     guidance = torch.full((len(crops),), 2.0)
     thresholds = load_thresholds(store)
     ensemble = load_ensemble(store, centers=thresholds.centers)
-    limits = {
-        name: found.privacy_threshold - config.margin * found.impostor_std
-        for name, found in thresholds.at(1e-3, SERVING_ORACLES).items()
-    }
+    limits = {name: found.limit(config.margin) for name, found in thresholds.at(1e-3, SERVING_ORACLES).items()}
 
     def picture(index: Tensor) -> Tensor:
         velocity = denoiser(

@@ -33,6 +33,26 @@ def labeled_pairs(
     return [pairs[index] for index in rng.permutation(len(pairs))]
 
 
+def labeled_or_rendered(
+    folder: Path | None, labels: Path | None, half: Half, people: int, seed: int, rng: np.random.Generator, into: Path
+) -> Pairs:
+    """Choose people of a folder, or draw some into another one where there is none.
+
+    Args:
+        folder: Folder of photos.
+        labels: See `labeled_pairs`.
+        half: Which people.
+        people: How many are drawn; of a folder it is everybody.
+        seed: Of those who are drawn.
+        rng: Draws the photos of each person and the order of the people.
+        into: Folder for drawn pictures.
+
+    Returns:
+        The pairs.
+    """
+    return rendered_pairs(into, people, seed) if folder is None else labeled_pairs(folder, labels, half, rng)
+
+
 def rendered_pairs(folder: Path, people: int, seed: int) -> Pairs:
     """Draw two pictures of each of some people who do not exist into a folder; another seed is other people."""
     paths = draw_photos(folder, people, 2, seed)

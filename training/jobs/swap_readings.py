@@ -97,7 +97,6 @@ def load_instruments(
         The instruments.
     """
     thresholds = load_thresholds(store)
-    margin = MARGINS["balanced"]
 
     def sample(crops: Tensor, rng: torch.Generator) -> Tensor:
         mean, std = attributes(crops)
@@ -105,10 +104,7 @@ def load_instruments(
 
     return Instruments(
         load_ensemble(store, (*SERVING_ORACLES, *AUDITOR_ORACLES), centers=thresholds.centers),
-        {
-            name: found.privacy_threshold - margin * found.impostor_std
-            for name, found in thresholds.at(far, SERVING_ORACLES).items()
-        },
+        {name: found.limit(MARGINS["balanced"]) for name, found in thresholds.at(far, SERVING_ORACLES).items()},
         identity,
         lambda crops: attributes.landmark_net(crops)[:, INNER_LANDMARKS],
         detector,

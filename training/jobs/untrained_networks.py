@@ -31,21 +31,22 @@ _CIRCLE = (64.0, 76.0, 26.0)  # center and radius of the landmarks, px of a 128 
 class CoarseOracles(nn.Module):
     """Oracles that look at the means of 8x8 cells through a fixed random matrix."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, dims: Mapping[str, int], rng: torch.Generator) -> None:
         """Draw the matrices.
 
         Args:
-            seed: Decides them.
+            dims: Length of the embeddings of each oracle.
+            rng: Draws them, in this order.
         """
         super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-        for name, dim in ORACLE_DIMS.items():
+        self._names = tuple(dims)
+        for name, dim in dims.items():
             self.register_buffer(name, torch.randn(3 * _CELLS**2, dim, generator=rng))
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
         """Embed crops (n, 3, s, s): oracle to unit vectors (n, d_k)."""
         seen = F.adaptive_avg_pool2d(crops, _CELLS).flatten(1)
-        return {name: F.normalize(seen @ self.get_buffer(name), dim=1) for name in ORACLE_DIMS}
+        return {name: F.normalize(seen @ self.get_buffer(name), dim=1) for name in self._names}
 
 
 class CircleLandmarks(nn.Module):
@@ -83,7 +84,7 @@ def untrained_inputs(
     autoencoder = LatentAutoencoder(16, (8, 8, 16), (8, 8, 16), (1, 1, 1), (1, 1, 1), crop_size=size)
     autoencoder = autoencoder.requires_grad_(False).eval()
     autoencoder.fit_normalization(crops)
-    oracles = CoarseOracles(seed)
+    oracles = CoarseOracles(ORACLE_DIMS, torch.Generator().manual_seed(seed))
     embeddings = oracles(small)
     identity = IdentityEncoder(tuple(ORACLE_DIMS), tuple(ORACLE_DIMS.values()))
     identity.projection.normal_(generator=torch.Generator().manual_seed(seed))

@@ -51,10 +51,8 @@ class SwapJudge:
         """
         self.attributes = attributes
         self._ensemble = ensemble
-        self._limits = {name: t.privacy_threshold - margin * t.impostor_std for name, t in thresholds.items()}
-        self._spread_limits = {
-            name: t.privacy_threshold - _SPREAD_MARGIN * t.impostor_std for name, t in thresholds.items()
-        }
+        self._limits = {name: t.limit(margin) for name, t in thresholds.items()}
+        self._spread_limits = {name: t.limit(_SPREAD_MARGIN) for name, t in thresholds.items()}
         self._identity = identity
         self._embeddings = embeddings
         self._autocast = autocast

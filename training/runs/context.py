@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,10 @@ class RunContext:
     restore: Callable[[], Checkpoint | None]
     store: ArtifactStore
     publish: Publish
+
+    def with_store(self, root: Path | None) -> RunContext:
+        """The same run that resolves artifacts of another store; itself where there is none."""
+        return self if root is None else replace(self, store=ArtifactStore(root))
 
 
 class MetricsFile:

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from training.audit.level_curve import ATTACKS, UTILITIES, LevelCurveError, curve_panels, curve_table, read_level
 from training.runs.report import Report, write_report
 
-MEASURES = {
-    "P3 rank-1 source.faceres": 0.15,
-    "A6 rank-1 source.faceres": 0.05,
-    "A3 rank-1 source.pairs attacker": 0.2,
-    "A6 trained rank-1 source.pairs attacker": 0.1,
-    "U2 landmark error": 0.06,
-    "U2 landmark error, autoencoder only": 0.04,
-    "U3 pose error, rad": 0.1,
-    "U5 expression agrees in all three": 0.6,
-}
 
-
-def made_up(root: Path, level: str, factor: float = 1.0, **settings: Any) -> Path:
-    directory = root / f"{level}-{factor}"
-    directory.mkdir()
-    values = {name: value * factor for name, value in MEASURES.items()}
-    rows = [
-        {
-            "measure": name,
-            "value": round(value, 4),
-            "95 % interval": f"{value - 0.02:.4f} .. {value + 0.02:.4f}",
-            "n": 400,
-        }
-        for name, value in values.items()
-    ]
-    tables = {"measures with 95 % intervals": rows, "artifacts": [{"artifact": "a", "version": "1"}]}
-    write_report(Report(metrics=values, tables=tables), directory, title="audit")
-    config = {"seed": 0, "folder": None, "photos": 400, "level": level, **settings}
-    (directory / "config.json").write_text(json.dumps({"job": "audit", "config": config}))
-    return directory / "report.json"
-
-
-def test_the_advantage_is_over_the_covered_face_and_its_interval_holds_both_errors(tmp_path: Path) -> None:
-    point = read_level(made_up(tmp_path, "balanced"))
+def test_the_advantage_is_over_the_covered_face_and_its_interval_holds_both_errors(
+    made_up_audit: Callable[..., Path],
+) -> None:
+    point = read_level(made_up_audit("balanced"))
     found = point.advantages["faceres (P3)"]
     assert found.value == pytest.approx(0.1)
     assert (found.lower, found.upper) == pytest.approx((0.1 - 0.02 * 2**0.5, 0.1 + 0.02 * 2**0.5))
@@ -52,8 +23,8 @@ def test_the_advantage_is_over_the_covered_face_and_its_interval_holds_both_erro
     assert point.utilities["landmark error over the autoencoder's"].value == pytest.approx(1.5)
 
 
-def test_what_an_audit_did_not_measure_is_left_empty_and_not_drawn(tmp_path: Path) -> None:
-    points = [read_level(made_up(tmp_path, "strict", 0.7)), read_level(made_up(tmp_path, "faithful"))]
+def test_what_an_audit_did_not_measure_is_left_empty_and_not_drawn(made_up_audit: Callable[..., Path]) -> None:
+    points = [read_level(made_up_audit("strict", 0.7)), read_level(made_up_audit("faithful"))]
     rows = curve_table(points)
     assert all(row["light error"] == "" and row["advantage, drawn back, faceres (A4)"] == "" for row in rows)
     panels = curve_panels(points)
@@ -62,13 +33,13 @@ def test_what_an_audit_did_not_measure_is_left_empty_and_not_drawn(tmp_path: Pat
     assert list(panels[0].series[0].names) == ["strict", "faithful"]
 
 
-def test_a_report_older_than_a_setting_counts_as_its_default(tmp_path: Path) -> None:
-    old, new = made_up(tmp_path, "strict"), made_up(tmp_path, "balanced", photos_per_person=1)
+def test_a_report_older_than_a_setting_counts_as_its_default(made_up_audit: Callable[..., Path]) -> None:
+    old, new = made_up_audit("strict"), made_up_audit("balanced", photos_per_person=1)
     assert read_level(old).settings == read_level(new).settings
 
 
-def test_what_is_no_audit_of_a_level_is_refused(tmp_path: Path) -> None:
-    first, other = made_up(tmp_path, "strict"), made_up(tmp_path, "faithful")
+def test_what_is_no_audit_of_a_level_is_refused(tmp_path: Path, made_up_audit: Callable[..., Path]) -> None:
+    first, other = made_up_audit("strict"), made_up_audit("faithful")
     with pytest.raises(LevelCurveError, match="no finished audit"):
         read_level(tmp_path / "nowhere" / "report.json")
     (other.parent / "config.json").write_text(json.dumps({"job": "muon", "config": {}}))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.encoder.landmark_code import NUM_LANDMARKS
 from models.encoder.variational import IdentityEncoder
+from models.oracles.thresholds import OracleThreshold
 from training.objectives.oracle_weights import OracleWeights
 from training.objectives.swap_judge import SwapJudge
 
@@ -32,7 +33,7 @@ def judge(generator: torch.Generator, blurred_ensemble: Any) -> SwapJudge:
     )
     embeddings = {name: F.normalize(torch.randn(FACES, dim, generator=generator), dim=1) for name, dim in DIMS.items()}
     thresholds = {
-        name: SimpleNamespace(privacy_threshold=limit, impostor_std=0.1)
+        name: OracleThreshold(name, 1e-3, limit, 1e-3, limit, 0.95, 1, 1, 1, 0.0, 0.1)
         for name, limit in zip(DIMS, (-0.1, 0.0, 0.3), strict=True)
     }
     return SwapJudge(blurred_ensemble(DIMS), thresholds, attributes, identity, embeddings, margin=1.0, autocast=False)  # type: ignore[arg-type]
